@@ -1,0 +1,1 @@
+"""The command line: parse, build a request, call, print. Knows no tensors."""
