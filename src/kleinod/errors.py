@@ -1,0 +1,17 @@
+"""What can go wrong, by who can mend it. Knows nothing about torch."""
+
+
+class KleinodError(Exception):
+    """Everything that kleinod raises on purpose."""
+
+
+class InputError(KleinodError):
+    """A user's mistake: names the field, the value, the limit and the remedy (exit status 2)."""
+
+
+class WeightsError(InputError):
+    """A file or folder that cannot be used as a model, and why."""
+
+
+class NumericalError(KleinodError):
+    """The computation left the finite numbers (exit status 1)."""

@@ -1,0 +1,1 @@
+"""The four components as PyTorch modules; they know nothing about files."""

@@ -1,0 +1,125 @@
+"""Qwen3 up to the last layer that is read: prompt embeddings, not words.
+
+Hidden states after blocks 9, 18 and 27, without a final norm, side by side. No vocabulary head.
+Attribute names are those of the published files. Source: klein-facts D.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kleinod.config import TextEncoderConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (…, dim)."""
+        wide = x.float()
+        return self.weight * (
+            wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        ).to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        d, dim = config.head_dim, config.hidden_size
+        self.head_dim = d
+        self.groups = config.num_attention_heads // config.num_key_value_heads
+        self.q_proj = nn.Linear(dim, config.num_attention_heads * d, bias=False)
+        self.k_proj = nn.Linear(dim, config.num_key_value_heads * d, bias=False)
+        self.v_proj = nn.Linear(dim, config.num_key_value_heads * d, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * d, dim, bias=False)
+        self.q_norm = RMSNorm(d, config.rms_norm_eps)
+        self.k_norm = RMSNorm(d, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """x (b, t, h); mask (b, 1, t, t), True where a query may look."""
+        q, k, v = (
+            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = _rotate(self.q_norm(q), cos, sin), _rotate(self.k_norm(k), cos, sin)
+        k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU with three matrices."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        dim, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(dim, inner, bias=False)
+        self.up_proj = nn.Linear(dim, inner, bias=False)
+        self.down_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, t, h) to (b, t, h)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """(b, t, h) to (b, t, h)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class TextEncoder(nn.Module):
+    """The first max(layers) blocks of Qwen3."""
+
+    def __init__(
+        self, config: TextEncoderConfig, layers: tuple[int, ...] = (9, 18, 27)
+    ) -> None:
+        super().__init__()
+        self.config, self.layers_read = config, tuple(layers)
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.model.layers = nn.ModuleList(Layer(config) for _ in range(max(layers)))
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """prompt_embeds (b, t, 3h) of token_ids (b, t) and their mask (1 word, 0 padding)."""
+        x = self.model.embed_tokens(token_ids)
+        cos, sin = self._rotation(token_ids.shape[1], x)
+        length = token_ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        mask = causal & attention_mask.bool()[:, None, None, :]
+        read = []
+        for index, layer in enumerate(self.model.layers, start=1):
+            x = layer(x, cos, sin, mask)
+            if index in self.layers_read:
+                read.append(x)
+        return torch.cat(read, dim=-1)
+
+    def _rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        dim = self.config.head_dim
+        exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=like.device) / dim
+        frequencies = 1.0 / self.config.rope_theta**exponents
+        positions = torch.arange(length, dtype=torch.float32, device=like.device)
+        angles = (positions[:, None] * frequencies).repeat(1, 2)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
