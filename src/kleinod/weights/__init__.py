@@ -1,0 +1,1 @@
+"""Find files, map keys, load strictly."""
