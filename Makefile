@@ -2,11 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: picture test quick lint docs clean
-
-# Sets up an environment and paints a picture with the built-in model.
-picture: $(VENV)/.installed
-	$(BIN)/kleinod generate "a cat on a blue background" --seed 0 -o picture.png
+.PHONY: test quick lint clean
 
 # Everything that needs no accelerator.
 test: lint
@@ -20,9 +16,6 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-docs: $(VENV)/.installed-test
-	$(BIN)/python docs/generate_cli.py
 
 clean:
 	rm -rf $(VENV)

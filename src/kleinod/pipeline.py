@@ -86,7 +86,9 @@ class Pipeline:
     def steps(self, request: Request) -> Iterator[Step]:
         """Each step of a request with its latents; stop iterating to cancel."""
         request, seeds = self._settled(request)
-        references = [images.prepare_reference(images.load_image(r)) for r in request.reference_images]
+        references = [
+            images.prepare_reference(images.load_image(r)) for r in request.reference_images
+        ]
         size = references[0].size if references else (DEFAULT_SIZE, DEFAULT_SIZE)
         width, height = request.width or size[0], request.height or size[1]
         with torch.inference_mode():
@@ -100,7 +102,9 @@ class Pipeline:
         request.validate()
         guidance = request.guidance_scale
         if self.is_distilled and guidance not in (None, 1.0):
-            raise InputError(f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0")
+            raise InputError(
+                f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0"
+            )
         prompts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         fields = request.__dict__ | {

@@ -82,7 +82,9 @@ class Level(nn.Module):
             ResnetBlock(dims[0] if i == 0 else dims[1], dims[1], groups) for i in range(depth)
         )
         if sampler:
-            setattr(self, sampler, nn.ModuleList([_Sampler(dims[1], 2 if "down" in sampler else 1)]))
+            setattr(
+                self, sampler, nn.ModuleList([_Sampler(dims[1], 2 if "down" in sampler else 1)])
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in, h, w) to (b, out, h', w')."""

@@ -22,9 +22,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (…, dim)."""
         wide = x.float()
-        return self.weight * (
-            wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        ).to(x.dtype)
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(
+            x.dtype
+        )
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -93,9 +93,7 @@ class Layer(nn.Module):
 class TextEncoder(nn.Module):
     """The first max(layers) blocks of Qwen3."""
 
-    def __init__(
-        self, config: TextEncoderConfig, layers: tuple[int, ...] = (9, 18, 27)
-    ) -> None:
+    def __init__(self, config: TextEncoderConfig, layers: tuple[int, ...] = (9, 18, 27)) -> None:
         super().__init__()
         self.config, self.layers_read = config, tuple(layers)
         self.model = nn.Module()

@@ -6,9 +6,7 @@ import torch
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
-_TEMPLATE = (
-    "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-)
+_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 class Tokenizer:
