@@ -22,7 +22,9 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
         image.seek(0)
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"reference_images: cannot read {source}: {error}; give a whole picture")
+        raise InputError(
+            f"reference_images: cannot read {source}: {error}; give a whole picture"
+        ) from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         scaled = np.asarray(image, dtype=np.float64) / (257 if image.mode != "F" else 1)

@@ -69,10 +69,7 @@ class Pipeline:
         """Pictures for Request's fields. Raises InputError, NumericalError."""
         request, seeds = self._settled(Request(prompt, **fields))
         start = time.perf_counter()
-        last = None
-        for last in self.steps(request):
-            pass
-        assert last is not None
+        *_, last = self.steps(request)
         denoised = time.perf_counter()
         with torch.inference_mode():
             pictures = images.to_images(self.autoencoder.decode(last.latents))

@@ -1,4 +1,4 @@
-"""Prompt to token ids: the chat template, truncated and padded on the right. Source: klein-facts D."""
+"""Prompt to token ids: chat template, cut and padded on the right. Source: klein-facts D."""
 
 from pathlib import Path
 
