@@ -18,7 +18,7 @@ def latents_to_tokens(latents: Tensor) -> Tensor:
 
 def tokens_to_latents(tokens: Tensor, height: int, width: int) -> Tensor:
     """(b, h*w, 128) back to (b, 128, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
 def image_position_ids(height: int, width: int, time: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Pipeline:
         """Pictures for Request's fields. Raises InputError, NumericalError."""
         request, seeds = self._settled(Request(prompt, **fields))
         start = time.perf_counter()
-        *_, last = self.steps(request)
+        last = deque(self._painted(request, seeds), maxlen=1).pop()
         denoised = time.perf_counter()
         with torch.inference_mode():
             pictures = images.to_images(self.autoencoder.decode(last.latents))
@@ -82,18 +83,21 @@ class Pipeline:
 
     def steps(self, request: Request) -> Iterator[Step]:
         """Each step of a request with its latents; stop iterating to cancel."""
-        request, seeds = self._settled(request)
+        yield from self._painted(*self._settled(request))
+
+    # as a decorator: the mode is on while a step is computed, not in the caller's loop
+    @torch.inference_mode()
+    def _painted(self, request: Request, seeds: list[int]) -> Iterator[Step]:
         references = [
             images.prepare_reference(images.load_image(r)) for r in request.reference_images
         ]
         size = references[0].size if references else (DEFAULT_SIZE, DEFAULT_SIZE)
         width, height = request.width or size[0], request.height or size[1]
-        with torch.inference_mode():
-            tokens, ids = self._references(references, len(seeds))
-            embeds = self._embeds(request)
-            x = latents.sample_noise(seeds, height, width).to(self.dtype)
-            grid = latents.image_position_ids(height // 16, width // 16)
-            yield from self._denoise(request, x, embeds, (tokens, torch.cat((grid, ids))))
+        tokens, ids = self._references(references, len(seeds))
+        embeds = self._embeds(request)
+        x = latents.sample_noise(seeds, height, width).to(self.dtype)
+        grid = latents.image_position_ids(height // 16, width // 16)
+        yield from self._denoise(request, x, embeds, (tokens, torch.cat((grid, ids))))
 
     def _settled(self, request: Request) -> tuple[Request, list[int]]:
         request.validate()
@@ -129,7 +133,7 @@ class Pipeline:
         for index, reference in enumerate(references, start=1):
             encoded = self.autoencoder.encode(images.to_tensor(reference).to(self.dtype))
             tokens.append(latents.latents_to_tokens(encoded).expand(batch, -1, -1))
-            ids.append(latents.image_position_ids(*encoded.shape[-2:], time=10 * index))
+            ids.append(latents.image_position_ids(encoded.shape[2], encoded.shape[3], 10 * index))
         return torch.cat(tokens, dim=1), torch.cat(ids)
 
     def _denoise(

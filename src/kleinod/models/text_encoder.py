@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TextEncoderConfig
+from kleinod.models.ops import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -21,10 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (…, dim)."""
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(
-            x.dtype
-        )
+        return rms_norm(x, self.weight, self.eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

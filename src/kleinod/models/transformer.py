@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TransformerConfig
+from kleinod.models.ops import rms_norm
 
 
 def rope(position_ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> tuple[Tensor, Tensor]:
@@ -60,8 +61,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (…, dim)."""
-        variance = x.float().pow(2).mean(-1, keepdim=True)
-        return (x.float() * torch.rsqrt(variance + self.eps)).to(self.scale.dtype) * self.scale
+        return rms_norm(x, self.scale, self.eps)
 
 
 class QKNorm(nn.Module):

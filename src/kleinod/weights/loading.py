@@ -88,11 +88,10 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, layers: tuple[int, ...])
     with torch.device("meta"):
         module = TextEncoder(TextEncoderConfig.from_dict(values), layers)
     tensors = read_tensors(folder)
-    unread = {"lm_head.weight", "model.norm.weight"}
-    for name in tensors:
-        parts = name.split(".")
-        if parts[1] == "layers" and int(parts[2]) >= max(layers):
-            unread.add(name)
-    kept = {name: tensor for name, tensor in tensors.items() if name not in unread}
+    past_last = tuple(
+        f"model.layers.{n}." for n in range(max(layers), module.config.num_hidden_layers)
+    )
+    unread = ("lm_head.weight", "model.norm.weight", *past_last)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(unread)}
     _fill(module, kept, dtype, folder)
     return module
