@@ -1,0 +1,159 @@
+"""Train the built-in model, stage by stage: python recipes/mini/train.py STAGE [--steps N]
+
+Stages: autoencoder, flow, distil, export. Each goes on where it was stopped; everything lies in
+runs/mini. Draw the icons first (recipes/mini/README.md).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.models.autoencoder import Autoencoder
+from kleinod.models.tokenizer import Tokenizer
+from kleinod.training import checkpoints
+from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from kleinod.training.edits import Editor
+from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
+from kleinod.training.icons import Icons
+from kleinod.training.pool import Pool
+from kleinod.training.sampling import sheet
+from kleinod.training.scenes import Composer
+from kleinod.training.vocabulary import train_tokenizer
+
+RUN = Path("runs/mini")
+AUTOENCODER = AutoencoderConfig(
+    block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=2
+)
+TRANSFORMER = TransformerConfig(
+    num_layers=2,
+    num_single_layers=6,
+    num_attention_heads=8,
+    attention_head_dim=32,
+    joint_attention_dim=576,
+    axes_dims_rope=(8, 8, 8, 8),
+    timestep_guidance_channels=64,
+)
+TEXT_ENCODER = TextEncoderConfig(
+    vocab_size=1024,
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    num_key_value_heads=3,
+    head_dim=32,
+    rope_theta=1e4,
+)
+TEXT_LAYERS = (2, 4, 6)
+MAX_TEXT_TOKENS = 32
+PROMPTS = (
+    "a cat",
+    "a red apple on a blue background",
+    "a rocket, 3D style",
+    "a castle, flat style",
+    "an owl on a purple background",
+    "a guitar, cartoon style",
+    "a penguin on sky blue",
+    "a pizza, flat design",
+    "a sailboat, teal background",
+    "a sunflower on black",
+    "a fox",
+    "a tractor, 3D render, yellow background",
+    "a crown on red",
+    "a butterfly on white",
+    "a dog to the left of a car",
+    "a bee above a rose on pink",
+)
+
+
+def composer(seed: int) -> Composer:
+    """Scenes from the icons drawn by build_icons.py."""
+    return Composer(Icons.load(RUN / "icons.npz"), seed)
+
+
+def pools(scenes: Composer) -> list[Pool]:
+    """Text to picture, one reference, two references."""
+    editor = Editor(scenes)
+
+    def plain() -> tuple:
+        scene, words = scenes.single() if scenes.rng.random() < 0.72 else scenes.pair()
+        return (), words, scene
+
+    return [Pool(plain, 1, 6144), Pool(editor.one, 2, 3072), Pool(editor.two, 3, 1536)]
+
+
+def load_autoencoder() -> Autoencoder:
+    """The trained autoencoder."""
+    model = Autoencoder(AUTOENCODER)
+    for name in ("decoder.safetensors", "autoencoder.safetensors"):
+        state = checkpoints.load(RUN / name)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    raise SystemExit("error: runs/mini/autoencoder.safetensors is missing; run that stage first")
+
+
+def load_tokenizer() -> Tokenizer:
+    """The tokenizer, trained on captions when there is none yet."""
+    path = RUN / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        scenes = composer(7)
+        makers = [pool.make for pool in pools(scenes)]
+        captions = [make()[1] for make in makers for _ in range(6000)]
+        train_tokenizer(captions, TEXT_ENCODER.vocab_size, path.parent)
+    return Tokenizer.from_file(path, MAX_TEXT_TOKENS)
+
+
+def new_flow() -> Flow:
+    """Text encoder and transformer of mini's size, untrained."""
+    return Flow(TRANSFORMER, TEXT_ENCODER, TEXT_LAYERS)
+
+
+def averaged_flow(name: str) -> Flow:
+    """The averaged weights of a stage's checkpoint, frozen."""
+    state = checkpoints.load(RUN / name)
+    if state is None:
+        raise SystemExit(f"error: runs/mini/{name} is missing; run that stage first")
+    flow = new_flow()
+    flow.load_state_dict(state["average"])
+    return flow.eval().requires_grad_(False)
+
+
+def autoencoder(steps: int | None) -> None:
+    """Encoder and decoder together."""
+    recipe = AutoencoderRecipe(steps=steps or AutoencoderRecipe.steps)
+    train_autoencoder(AUTOENCODER, recipe, composer(recipe.seed), RUN)
+
+
+def flow(steps: int | None) -> None:
+    """Text encoder and transformer from nothing."""
+    recipe = FlowRecipe(steps=steps or FlowRecipe.steps)
+    scenes = composer(recipe.seed)
+    tools = load_autoencoder(), load_tokenizer()
+    trainer = FlowTrainer(new_flow(), recipe, pools(scenes), (scenes, *tools), RUN)
+
+    def look(trainer: FlowTrainer) -> None:
+        flow = new_flow()
+        flow.load_state_dict(trainer.average.values)
+        sheet(flow, tools, PROMPTS, path=RUN / "flow.png", num_steps=10, guidance=3.0)
+
+    trainer.on_report = look
+    trainer.run()
+
+
+def main() -> None:
+    """Parse and run one stage."""
+    stages = {"autoencoder": autoencoder, "flow": flow}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=stages)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    stages[arguments.stage](arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The project's own trainer: data, autoencoder, flow, distillation, export."""

@@ -1,0 +1,37 @@
+"""One process or many (torchrun): who am I, and the mean of the gradients over all of us."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start() -> tuple[int, int]:
+    """(rank, world size); joins the group that torchrun describes, (0, 1) without one."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes, in one message."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+    joined = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(joined)
+    joined /= dist.get_world_size()
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(joined[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()

@@ -1,0 +1,128 @@
+"""Editing examples: reference scenes, an instruction, and the scene that obeys it."""
+
+from dataclasses import dataclass, replace
+
+from kleinod.training.icons import STYLES
+from kleinod.training.scenes import (
+    BACKGROUNDS,
+    CORNERS,
+    PAIRS,
+    Composer,
+    Scene,
+    Thing,
+    with_article,
+)
+
+Example = tuple[tuple[Scene, ...], str, Scene]
+
+
+@dataclass
+class Editor:
+    """Makes examples with one reference or two from a composer's scenes."""
+
+    composer: Composer
+
+    def one(self) -> Example:
+        """One reference and one change; every kind equally often, background more."""
+        kinds = (
+            self._background,
+            self._background,
+            self._style,
+            self._replace,
+            self._mirror,
+            self._add,
+            self._remove,
+            self._size,
+            self._move,
+        )
+        return kinds[int(self.composer.rng.integers(len(kinds)))]()
+
+    def two(self) -> Example:
+        """Two references: the objects side by side, or the first before the second's background."""
+        first, second = self._plain(), self._plain()
+        second = replace(second, style=first.style)
+        if self.composer.rng.random() < 0.6:
+            left, right = PAIRS["to the left of"]
+            things = (
+                replace(first.things[0], centre=left, side=60.0),
+                replace(second.things[0], centre=right, side=60.0),
+            )
+            words = self.composer.choice(("both side by side", "the first beside the second"))
+            return (first, second), words, replace(first, things=things)
+        words = "the first on the background of the second"
+        return (first, second), words, replace(first, background=second.background)
+
+    def _plain(self) -> Scene:
+        rng = self.composer.rng
+        (concept,) = self.composer.concepts(1)
+        thing = self.composer.thing(concept, (64, 64), 104.0)
+        background = self.composer.choice(list(BACKGROUNDS))
+        return Scene((thing,), int(rng.integers(len(STYLES))), background)
+
+    def _pair(self) -> tuple[Scene, str]:
+        scene = self._plain()
+        first, second = self.composer.concepts(2)
+        relation = self.composer.choice(list(PAIRS))
+        places = PAIRS[relation]
+        things = tuple(Thing(c, p, 60.0) for c, p in zip((first, second), places, strict=True))
+        return replace(scene, things=things), relation
+
+    def _other(self, words: list[str], than: str) -> str:
+        return self.composer.choice([word for word in words if word != than])
+
+    def _background(self) -> Example:
+        scene = self._plain() if self.composer.rng.random() < 0.8 else self._pair()[0]
+        background = self._other(list(BACKGROUNDS), scene.background)
+        words = self.composer.choice(
+            ("change the background to {}", "make the background {}", "{} background")
+        )
+        return (scene,), words.format(background), replace(scene, background=background)
+
+    def _style(self) -> Example:
+        scene = self._plain()
+        style = self._other(list(STYLES), STYLES[scene.style])
+        words = self.composer.choice(("in {} style", "make it {}", "turn it into {} style"))
+        return (scene,), words.format(style), replace(scene, style=STYLES.index(style))
+
+    def _replace(self) -> Example:
+        scene = self._plain()
+        old, (new,) = scene.things[0], self.composer.concepts(1)
+        names = self.composer.names
+        words = self.composer.choice(("replace the {0} with {1}", "turn the {0} into {1}"))
+        done = replace(scene, things=(replace(old, concept=new),))
+        return (scene,), words.format(names[old.concept], with_article(names[new])), done
+
+    def _mirror(self) -> Example:
+        scene = self._plain()
+        thing = scene.things[0]
+        x, y = thing.centre
+        flipped = replace(thing, mirrored=True, centre=(128 - x, y))
+        words = self.composer.choice(("mirror it", "flip it horizontally", "mirror the picture"))
+        return (scene,), words, replace(scene, things=(flipped,))
+
+    def _add(self) -> Example:
+        both, relation = self._pair()
+        first, second = (self.composer.names[t.concept] for t in both.things)
+        words = f"add {with_article(first)} {relation} the {second}"
+        return (replace(both, things=both.things[1:]),), words, both
+
+    def _remove(self) -> Example:
+        both, _ = self._pair()
+        words = f"remove the {self.composer.names[both.things[0].concept]}"
+        return (both,), words, replace(both, things=both.things[1:])
+
+    def _size(self) -> Example:
+        scene = self._plain()
+        thing = scene.things[0]
+        small = replace(scene, things=(replace(thing, side=thing.side * 0.62),))
+        if self.composer.rng.random() < 0.5:
+            return (scene,), self.composer.choice(("make it smaller", "smaller")), small
+        return (small,), self.composer.choice(("make it larger", "enlarge it")), scene
+
+    def _move(self) -> Example:
+        scene = self._plain()
+        start, end = self.composer.choice(list(CORNERS)), self.composer.choice(list(CORNERS))
+        thing = replace(scene.things[0], side=66.0, centre=CORNERS[start])
+        moved = replace(thing, centre=CORNERS[end])
+        words = f"move it to the {end}"
+        return (replace(scene, things=(thing,)),), words, replace(scene, things=(moved,))

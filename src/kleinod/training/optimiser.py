@@ -1,0 +1,92 @@
+"""Muon for matrices, AdamW for the rest, behind one optimiser.
+
+Muon (K. Jordan, 2024): momentum, then an approximate orthogonalisation of the update by five
+Newton-Schulz steps. Convolutions count as matrices (out, in * k * k).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The matrix (m, n) with its singular values drawn near 1, in bfloat16."""
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Updates every parameter of two or more dimensions by an orthogonalised momentum."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update; parameters without a gradient are left."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
+                update = parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1)
+                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                change = orthogonalised(update).to(parameter.dtype).reshape(parameter.shape)
+                parameter.add_(change, alpha=-group["lr"] * scale)
+
+
+class Optimisers:
+    """Muon and AdamW over one model, stepped, scheduled and saved together.
+
+    `is_matrix` says by name which parameters Muon takes (embeddings and outputs stay with AdamW).
+    """
+
+    def __init__(
+        self,
+        named: list[tuple[str, nn.Parameter]],
+        is_matrix: Callable[[str, nn.Parameter], bool],
+        muon_rate: float,
+        adam_rate: float,
+    ) -> None:
+        matrices = [p for n, p in named if is_matrix(n, p)]
+        rest = [p for n, p in named if not is_matrix(n, p)]
+        self.parameters = matrices + rest
+        self._parts = [
+            (Muon(matrices, muon_rate, 0.95), muon_rate),
+            (torch.optim.AdamW(rest, adam_rate, betas=(0.9, 0.99), weight_decay=0), adam_rate),
+        ]
+
+    def step(self, factor: float, clip: float = 1.0) -> None:
+        """Clip, update with the learning rates times `factor`, and forget the gradients."""
+        torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        for part, rate in self._parts:
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.step()
+            part.zero_grad()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Both states."""
+        return [part.state_dict() for part, _ in self._parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Go on from `state_dict`."""
+        for (part, _), state in zip(self._parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def schedule(step: int, steps: int, warmup: int = 50, decay_from: float = 0.5) -> float:
+    """Learning-rate factor: linear warm-up, flat, linear to 0 over the last part."""
+    left = (steps - step) / steps
+    return min(1.0, (step + 1) / warmup) * min(1.0, left / (1 - decay_from))
