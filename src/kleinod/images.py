@@ -32,15 +32,15 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def prepare_reference(image: Image.Image) -> Image.Image:
-    """Shrink to one megapixel, centre-crop to multiples of 16. Raises InputError."""
+def prepare_reference(image: Image.Image, *, max_pixels: int = MAX_REFERENCE_PIXELS) -> Image.Image:
+    """Shrink to max_pixels, centre-crop to multiples of 16. Raises InputError."""
     width, height = image.size
     if min(width, height) < MIN_REFERENCE_SIDE_PIXELS:
         raise InputError(f"reference_images: {width}x{height} is under 64 pixels; enlarge it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InputError(f"reference_images: {width}x{height} is longer than 8:1; crop it")
-    if width * height > MAX_REFERENCE_PIXELS:
-        scale = math.sqrt(MAX_REFERENCE_PIXELS / (width * height))
+    if width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
         size = int(width * scale), int(height * scale)
         image = image.resize(size, Image.Resampling.LANCZOS)
     width, height = image.width // 16 * 16, image.height // 16 * 16

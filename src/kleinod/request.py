@@ -1,6 +1,7 @@
 """One request in words and numbers, checked before any model is touched. No torch in here."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kleinod.errors import InputError
@@ -33,6 +34,15 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: {value} is under 1; give at least 1")
+
+
+@dataclass(frozen=True)
+class Components:
+    """Where the parts of a split model lie; None: beside the transformer, as in a folder."""
+
+    text_encoder: str | Path | None = None
+    autoencoder: str | Path | None = None
+    tokenizer: str | Path | None = None
 
 
 def _check_side(name: str, value: int | None) -> None:
