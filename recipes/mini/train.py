@@ -1,10 +1,11 @@
 """Train the built-in model, stage by stage: python recipes/mini/train.py STAGE [--steps N]
 
-Stages: autoencoder, flow, distil, export. Each goes on where it was stopped; everything lies in
-runs/mini. Draw the icons first (recipes/mini/README.md).
+Stages: autoencoder, flow, decoder (optional), distil, export. Each goes on where it was stopped;
+everything lies in runs/mini. Draw the icons first (recipes/mini/README.md).
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from kleinod.training.distillation import Distillation, DistillationRecipe, Paths
 from kleinod.training.edits import Editor
+from kleinod.training.export import export
 from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
 from kleinod.training.icons import Icons
 from kleinod.training.pool import Pool
@@ -142,9 +145,71 @@ def flow(steps: int | None) -> None:
     trainer.run()
 
 
+def decoder(steps: int | None) -> None:
+    """The decoder alone, further, to the same latents."""
+    recipe = AutoencoderRecipe(steps=steps or 1500, muon_rate=0.004, decoder_only=True, seed=4)
+    train_autoencoder(AUTOENCODER, recipe, composer(recipe.seed), RUN)
+
+
+def distil(steps: int | None) -> None:
+    """Guidance and steps of the flow into four steps."""
+    recipe = DistillationRecipe(steps=steps or DistillationRecipe.steps)
+    scenes = composer(recipe.seed)
+    tools = load_autoencoder(), load_tokenizer()
+    examples = pools(scenes)
+    for pool in examples:
+        for _ in range(12):
+            pool.refill(64, scenes, *tools)
+    teacher, student = averaged_flow("flow.safetensors"), averaged_flow("flow.safetensors")
+    run = Distillation(
+        teacher,
+        student,
+        recipe=recipe,
+        paths=[Paths(pool, recipe, 3072) for pool in examples],
+        empty=tools[1].encode([""]),
+        folder=RUN,
+    )
+
+    def look(run: Distillation) -> None:
+        flow = new_flow()
+        flow.load_state_dict(run.average.values)
+        sheet(flow, tools, PROMPTS, path=RUN / "distilled.png", num_steps=4, guidance=1.0)
+
+    run.on_report = look
+    run.run()
+
+
+def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
+    """A stage's weights as a diffusers folder."""
+    facts = {
+        "name": "mini",
+        "text_layers": list(TEXT_LAYERS),
+        "max_text_tokens": MAX_TEXT_TOKENS,
+        "default_size": 128,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "license": "Apache-2.0",
+    }
+    shutil.copytree(RUN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    export(averaged_flow(name), load_autoencoder(), folder, facts)
+
+
+def export_mini(steps: int | None) -> None:
+    """The distilled model into the package, the base beside the checkpoints."""
+    export_model("flow.safetensors", RUN / "base", steps or 20, 3.0)
+    if (RUN / "distilled.safetensors").is_file():
+        export_model("distilled.safetensors", Path("src/kleinod/mini"), 4, 1.0)
+
+
 def main() -> None:
     """Parse and run one stage."""
-    stages = {"autoencoder": autoencoder, "flow": flow}
+    stages = {
+        "autoencoder": autoencoder,
+        "flow": flow,
+        "decoder": decoder,
+        "distil": distil,
+        "export": export_mini,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=stages)
     parser.add_argument("--steps", type=int)
