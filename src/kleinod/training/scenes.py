@@ -170,6 +170,12 @@ class Composer:
             sentence = f"{a} and {b}"
         return Scene(things, style, background), self.join(sentence, words)
 
+    def describe(self, scene: Scene) -> str:
+        """A prompt that states object, style and background of a scene with one object."""
+        name = with_article(self.names[scene.things[0].concept])
+        ground = f"on {with_article(scene.background)} background"
+        return f"{name}, {STYLE_PHRASES[STYLES[scene.style]][0]}, {ground}"
+
     def join(self, name: str, words: list[str]) -> str:
         """Sentence and its additions, with commas where they read better."""
         result = name
