@@ -32,6 +32,7 @@ class AutoencoderRecipe:
     latent_noise: float = 0.12
     whole_share: float = 0.15
     decoder_only: bool = False
+    statistics: int = 2048
     seed: int = 1
 
 
@@ -130,7 +131,8 @@ def train_autoencoder(
         optimiser.step(schedule(step, recipe.steps))
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             if not recipe.decoder_only:
-                measure_statistics(model, composer, 256 if step + 1 < recipe.steps else 2048)
+                count = recipe.statistics if step + 1 == recipe.steps else 256
+                measure_statistics(model, composer, count)
             told = f"step {step + 1} loss {loss.item():.4f} psnr {psnr(model, composer):.2f}"
             print(f"{told} {(time.time() - start) / 60:.1f} min", flush=True)
             saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}

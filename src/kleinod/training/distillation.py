@@ -42,6 +42,7 @@ class DistillationRecipe:
     fresh: int = 8
     shares: tuple[float, ...] = (0.8, 0.14, 0.06)
     seed: int = 3
+    compile: bool = True
 
 
 def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -112,8 +113,8 @@ class Distillation:
         named = list(student.named_parameters())
         self.optimiser = Optimisers(named, is_matrix, recipe.muon_rate, recipe.learning_rate)
         self.average = checkpoints.Average(student, recipe.average)
-        self.velocity = torch.compile(student, dynamic=False)
-        self.painter = torch.compile(teacher, dynamic=False)
+        self.velocity = torch.compile(student, dynamic=False) if recipe.compile else student
+        self.painter = torch.compile(teacher, dynamic=False) if recipe.compile else teacher
         self.step = 0
         self.on_report: Callable[[Distillation], None] | None = None
 
@@ -123,7 +124,7 @@ class Distillation:
         self._resume()
         torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
-            for _ in range(max(1, round(first_paths * share) // 48)):
+            for _ in range(max(1, round(first_paths * share / 48))):
                 paths.refill(48, self.painter, self.empty)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:

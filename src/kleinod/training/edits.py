@@ -86,7 +86,8 @@ class Editor:
 
     def _replace(self) -> Example:
         scene = self._plain()
-        old, (new,) = scene.things[0], self.composer.concepts(1)
+        old = scene.things[0]
+        new = next(c for c in self.composer.concepts(2) if c != old.concept)
         names = self.composer.names
         words = self.composer.choice(("replace the {0} with {1}", "turn the {0} into {1}"))
         done = replace(scene, things=(replace(old, concept=new),))
@@ -121,7 +122,8 @@ class Editor:
 
     def _move(self) -> Example:
         scene = self._plain()
-        start, end = self.composer.choice(list(CORNERS)), self.composer.choice(list(CORNERS))
+        start = self.composer.choice(list(CORNERS))
+        end = self._other(list(CORNERS), start)
         thing = replace(scene.things[0], side=66.0, centre=CORNERS[start])
         moved = replace(thing, centre=CORNERS[end])
         words = f"move it to the {end}"

@@ -43,6 +43,7 @@ class FlowRecipe:
     dropout: float = 0.1
     average: float = 0.999
     fresh: int = 6
+    first_examples: int = 512
     shares: tuple[float, ...] = (0.78, 0.16, 0.06)
     seed: int = 2
     compile: bool = True
@@ -138,7 +139,7 @@ class FlowTrainer:
             torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
             self.tools[0].rng = np.random.default_rng([self.recipe.seed, rank, self.step])
         for pool in self.pools:
-            for _ in range(8):
+            for _ in range(self.recipe.first_examples // 64):
                 pool.refill(64, *self.tools)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:

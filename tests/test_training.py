@@ -1,0 +1,242 @@
+"""The trainer on synthetic icons: scenes mean what they say, stages learn, resume and export."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.models.autoencoder import Autoencoder
+from kleinod.models.tokenizer import Tokenizer
+from kleinod.training import checkpoints
+from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from kleinod.training.distillation import (
+    Distillation,
+    DistillationRecipe,
+    Paths,
+    teacher_sigmas,
+)
+from kleinod.training.edits import Editor
+from kleinod.training.export import export
+from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
+from kleinod.training.icons import STYLES, Icons, dropped_by_filter
+from kleinod.training.pool import Pool
+from kleinod.training.scenes import BACKGROUNDS, Composer, Scene, Thing, held_out, with_article
+from kleinod.training.scoring import NearestIcon, background_of, score_singles, single_scenes
+from kleinod.training.vocabulary import train_tokenizer
+
+NAMES = ("circle", "square", "owl")
+
+
+@pytest.fixture(scope="module")
+def icons() -> Icons:
+    """Three shapes in three styles: a disc, a box, and a disc over a box."""
+    y, x = np.mgrid[:128, :128] - 64
+    shapes = (x**2 + y**2 < 50**2, np.maximum(abs(x), abs(y)) < 45, (x**2 < 30**2) & (y < 40))
+    pixels = np.zeros((9, 128, 128, 4), dtype=np.uint8)
+    for index in range(9):
+        pixels[index][shapes[index // 3]] = (80 * (index % 3) + 60, 30, 220 - 80 * (index % 3), 255)
+    return Icons(pixels, np.arange(9) // 3, np.arange(9) % 3, NAMES)
+
+
+@pytest.fixture
+def composer(icons: Icons) -> Composer:
+    return Composer(icons, seed=1)
+
+
+def test_filter_names_its_category() -> None:
+    assert dropped_by_filter({"label": "wine glass", "tags": ["bar"]}) == "alcohol"
+    assert dropped_by_filter({"label": "teapot", "tags": ["drink"]}) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("owl", "an owl"), ("unicorn", "a unicorn"), ("hourglass", "an hourglass"), ("fire", "fire")],
+)
+def test_article_follows_the_sound(words: str, expected: str) -> None:
+    assert with_article(words) == expected
+
+
+def test_picture_shows_what_the_scene_says(composer: Composer) -> None:
+    picture = composer.render(Scene((Thing(1),), STYLES.index("flat"), "teal"))
+    assert tuple(picture[2, 2]) == BACKGROUNDS["teal"]
+    assert tuple(picture[64, 64]) == (140, 30, 140)
+
+
+def test_held_out_combinations_are_never_composed(composer: Composer) -> None:
+    scenes = [composer.single()[0] for _ in range(400)]
+    assert not any(held_out(scene) for scene in scenes)
+    assert all(held_out(scene) for scene, _ in single_scenes(composer, 4))
+
+
+def test_edits_change_what_they_name(composer: Composer) -> None:
+    editor = Editor(composer)
+    for _ in range(60):
+        references, words, target = editor.one()
+        if "background" in words:
+            assert target.background in words
+            assert replace(target, background=references[0].background) == references[0]
+        assert target != references[0]
+
+
+def test_oracle_knows_real_scenes(icons: Icons, composer: Composer) -> None:
+    scenes = [scene for scene, _ in single_scenes(composer, 5)]
+    moved = [replace(s, things=(Thing(s.things[0].concept, (67.0, 61.0)),)) for s in scenes]
+    scores = score_singles(NearestIcon(icons), scenes, [composer.render(s) for s in moved])
+    assert scores == {"concept": 1.0, "style": 1.0, "background": 1.0}
+
+
+def test_oracle_refuses_another_object(icons: Icons, composer: Composer) -> None:
+    scene, _ = single_scenes(composer, 1)[0]
+    other = replace(scene, things=(Thing((scene.things[0].concept + 1) % 3),))
+    scores = score_singles(NearestIcon(icons), [scene], [composer.render(other)])
+    assert scores["concept"] == 0.0
+    assert background_of(composer.render(other)) == scene.background
+
+
+def test_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
+    state = {"a": [torch.arange(3), {1: torch.ones(2), "n": 0.5}], "step": 7, "name": "x"}
+    checkpoints.save(tmp_path / "c.safetensors", state)
+    loaded = checkpoints.load(tmp_path / "c.safetensors")
+    assert loaded is not None and loaded["step"] == 7 and loaded["a"][1]["n"] == 0.5
+    assert torch.equal(loaded["a"][0], torch.arange(3))
+    assert torch.equal(loaded["a"][1][1], torch.ones(2))
+    assert checkpoints.load(tmp_path / "other") is None
+
+
+TINY = AutoencoderConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2)
+
+
+def test_autoencoder_learns_and_goes_on(composer: Composer, tmp_path: Path) -> None:
+    recipe = AutoencoderRecipe(steps=1, batch=4, seed=3, statistics=64)
+    first = train_autoencoder(TINY, recipe, composer, tmp_path)
+    again = train_autoencoder(TINY, recipe, composer, tmp_path)
+    for mine, theirs in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert first.bn.running_var is not None and (first.bn.running_var != 1).all()
+
+
+def _flow() -> Flow:
+    transformer = TransformerConfig(
+        num_layers=1,
+        num_single_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        joint_attention_dim=48,
+        axes_dims_rope=(4, 4, 4, 4),
+        timestep_guidance_channels=16,
+    )
+    text = TextEncoderConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return Flow(transformer, text, (1, 2, 3))
+
+
+@pytest.fixture
+def trainer(composer: Composer, tmp_path: Path) -> FlowTrainer:
+    torch.manual_seed(0)
+    editor = Editor(composer)
+    train_tokenizer([composer.single()[1] for _ in range(50)], 300, tmp_path / "tokenizer")
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer" / "tokenizer.json", 32)
+    autoencoder = Autoencoder(TINY).eval()
+
+    def plain() -> tuple[tuple[Scene, ...], str, Scene]:
+        scene, words = composer.single()
+        return (), words, scene
+
+    pools = [Pool(plain, 1, 64), Pool(editor.one, 2, 64), Pool(editor.two, 3, 64)]
+    recipe = FlowRecipe(
+        steps=40,
+        batch=16,
+        muon_rate=0.05,
+        learning_rate=0.02,
+        fresh=1,
+        first_examples=64,
+        shares=(0.4, 0.3, 0.3),
+        compile=False,
+    )
+    return FlowTrainer(_flow(), recipe, pools, (composer, autoencoder, tokenizer), tmp_path)
+
+
+def test_flow_learns_and_saves(trainer: FlowTrainer, tmp_path: Path) -> None:
+    losses: list[float] = []
+    loss_of = trainer._loss
+
+    def recorded(kind: int) -> torch.Tensor:
+        loss = loss_of(kind)
+        losses.append(loss.item())
+        return loss
+
+    trainer._loss = recorded  # type: ignore[method-assign]
+    trainer.run()
+    assert np.mean(losses[-6:]) < 0.97 * np.mean(losses[:6])
+    state = checkpoints.load(tmp_path / "flow.safetensors")
+    assert state is not None and state["step"] == 40
+    for name, value in trainer.flow.state_dict().items():
+        assert torch.equal(state["model"][name], value)
+
+
+def test_teachers_sigmas_contain_the_students() -> None:
+    student, teacher = teacher_sigmas(DistillationRecipe(), 64)
+    assert len(student) == 5 and len(teacher) == 17
+    assert torch.allclose(teacher[::4], student, atol=1e-6)
+
+
+def test_student_comes_nearer_to_the_teachers_path(trainer: FlowTrainer, tmp_path: Path) -> None:
+    for pool in trainer.pools:
+        pool.refill(16, *trainer.tools)
+    teacher, student = _flow(), _flow()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    student.load_state_dict(teacher.state_dict())
+    recipe = DistillationRecipe(steps=20, batch=8, guidance=3.0, muon_rate=5e-3, compile=False)
+    run = Distillation(
+        teacher.eval().requires_grad_(False),
+        student,
+        recipe=recipe,
+        paths=[Paths(pool, recipe, 64) for pool in trainer.pools],
+        empty=trainer.empty,
+        folder=tmp_path,
+    )
+    losses: list[float] = []
+    loss_of = run._loss
+
+    def recorded(paths: Paths) -> torch.Tensor:
+        loss = loss_of(paths)
+        losses.append(loss.item())
+        return loss
+
+    run._loss = recorded  # type: ignore[method-assign]
+    run.run()
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_exported_folder_loads_as_the_same_model(trainer: FlowTrainer, tmp_path: Path) -> None:
+    import kleinod
+
+    facts = {
+        "name": "tiny",
+        "text_layers": [1, 2, 3],
+        "max_text_tokens": 32,
+        "default_size": 64,
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "license": "none",
+    }
+    flow = trainer.flow.bfloat16().float()
+    export(flow, trainer.tools[1], tmp_path, facts)
+    pipeline = kleinod.load(tmp_path, device="cpu", dtype=torch.float32)
+    assert pipeline.info.is_distilled and pipeline.info.default_size == 64
+    expected = flow.transformer.state_dict()
+    loaded = pipeline.residents.use("transformer").state_dict()
+    assert torch.equal(loaded["img_in.weight"], expected["img_in.weight"])
+    result = pipeline.generate("a circle", seed=1)
+    assert result.images[0].image.size == (64, 64)
