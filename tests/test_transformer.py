@@ -6,7 +6,7 @@ from diffusers import Flux2Transformer2DModel
 from kleinod.config import TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models.transformer import Transformer
-from kleinod.weights.keys import diffusers_to_bfl
+from kleinod.weights.keys import TRANSFORMER, to_bfl
 
 
 def test_velocity_equals_diffusers() -> None:
@@ -21,7 +21,8 @@ def test_velocity_equals_diffusers() -> None:
     }
     oracle = Flux2Transformer2DModel(in_channels=128, guidance_embeds=False, **geometry).eval()
     ours = Transformer(TransformerConfig(**geometry))
-    ours.load_state_dict(diffusers_to_bfl(oracle.state_dict()), strict=True)
+    parts = to_bfl(oracle.state_dict(), TRANSFORMER)
+    ours.load_state_dict({n: torch.cat(p) for n, p in parts.items()}, strict=True)
     x, text, times = torch.randn(2, 12, 128), torch.randn(2, 5, 48), torch.tensor([0.9, 0.4])
     image_ids, text_ids = image_position_ids(3, 4, time=10), text_position_ids(5)
     with torch.inference_mode():

@@ -134,7 +134,7 @@ def test_picture_equals_diffusers(
         image=references or None,
         num_images_per_prompt=num_images,
         num_inference_steps=steps,
-        guidance_scale=1.0 if ours.is_distilled else 4.0,
+        guidance_scale=1.0 if ours.info.is_distilled else 4.0,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         **shape,
     ).images

@@ -10,14 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kleinod.assembly import load
+    from kleinod.catalog import ModelInfo
     from kleinod.errors import InputError, KleinodError, NumericalError, WeightsError
-    from kleinod.pipeline import Pipeline, load
-    from kleinod.request import Request
+    from kleinod.pipeline import Pipeline
+    from kleinod.request import Components, Request
 
 __version__ = "0.1.0"
 __all__ = [
+    "Components",
     "InputError",
     "KleinodError",
+    "ModelInfo",
     "NumericalError",
     "Pipeline",
     "Request",
@@ -26,13 +30,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Components": "request",
     "InputError": "errors",
     "KleinodError": "errors",
+    "ModelInfo": "catalog",
     "NumericalError": "errors",
     "Pipeline": "pipeline",
     "Request": "request",
     "WeightsError": "errors",
-    "load": "pipeline",
+    "load": "assembly",
 }
 
 

@@ -3,8 +3,23 @@
 No torch in here. Each default is the published klein value.
 """
 
+import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
+
+from kleinod.errors import WeightsError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration file. Raises WeightsError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error}); fetch the model again") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: holds no JSON object; fetch the model again")
+    return values
 
 
 @dataclass(frozen=True)
@@ -15,6 +30,36 @@ class _Config:
         names = {field.name for field in fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
         return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Read config.json. Raises WeightsError."""
+        path = folder / "config.json"
+        values = read_json(path)
+        # transformers 5 keeps the rope in a group of its own
+        rope = values.get("rope_parameters")
+        if isinstance(rope, dict) and "rope_theta" in rope:
+            values["rope_theta"] = rope["rope_theta"]
+        config = cls.from_dict(values)
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if not _is_like(value, field.default):
+                raise WeightsError(f"{path}: {field.name} is {value!r}; fetch the model again")
+        return config
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value may stand for a default: of its kind, and no number negative."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if value is None:
+        return default is None
+    if isinstance(value, tuple):
+        is_list = default is None or isinstance(default, tuple)
+        return is_list and all(type(item) is int and item > 0 for item in value)
+    if isinstance(default, int):
+        return isinstance(value, int) and value >= 0
+    return isinstance(default, float) and isinstance(value, int | float) and value > 0
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,7 @@ def _from_wide(image: Image.Image) -> Image.Image:
     return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8)).convert("RGB")
 
 
-def prepare_reference(
-    image: Image.Image, *, max_pixels: int = MAX_REFERENCE_PIXELS
-) -> Image.Image:
+def prepare_reference(image: Image.Image, *, max_pixels: int = MAX_REFERENCE_PIXELS) -> Image.Image:
     """Shrink to max_pixels, centre-crop to multiples of 16. Raises InputError."""
     width, height = image.size
     if min(width, height) < MIN_REFERENCE_SIDE_PIXELS:

@@ -1,11 +1,14 @@
-"""Prompt and reference images -> steps -> picture, from a diffusers folder of any size."""
+"""Prompt and reference images -> steps -> picture: the story of one request.
+
+text encoder -> autoencoder.encode -> noise -> transformer x steps -> autoencoder.decode.
+Knows components only through Residents; assembly.py makes a pipeline from files.
+"""
 
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,16 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from kleinod import images, latents, sampling
+from kleinod.catalog import ModelInfo
+from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
-from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.models.transformer import Transformer
 from kleinod.request import Request
-from kleinod.weights import loading
+from kleinod.residency import Residents
 
-TEXT_LAYERS = (9, 18, 27)
-DEFAULT_SIZE = 1024
+MIN_SIDE_PIXELS = 64
 
 
 @dataclass(frozen=True)
@@ -51,131 +52,150 @@ class Result:
     timings: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Conditions:
+    """What every step sees: text for each pass, reference tokens and their position ids."""
+
+    embeds: list[Tensor]
+    reference_tokens: Tensor
+    reference_ids: Tensor
+
+
 @dataclass
 class Pipeline:
-    """The four components and the variant that no tensor tells."""
+    """A model on a device, ready to paint."""
 
-    transformer: Transformer
-    autoencoder: Autoencoder
-    text_encoder: TextEncoder
+    residents: Residents
     tokenizer: Tokenizer
-    is_distilled: bool
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the transformer's weights."""
-        return self.transformer.img_in.weight.dtype
+    info: ModelInfo
+    device: torch.device
+    dtype: torch.dtype
+    _cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
 
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
         """Pictures for Request's fields. Raises InputError, NumericalError."""
-        request, seeds = self._settled(Request(prompt, **fields))
         start = time.perf_counter()
-        last = deque(self._painted(request, seeds), maxlen=1).pop()
-        denoised = time.perf_counter()
-        with torch.inference_mode():
-            pictures = images.to_images(self.autoencoder.decode(last.latents))
-        timings = {
-            "denoise_seconds": denoised - start,
-            "decode_seconds": time.perf_counter() - denoised,
-        }
-        made = [GeneratedImage(i, s) for i, s in zip(pictures, seeds, strict=True)]
-        return Result(made, timings)
+        request = self.settled(Request(prompt, **fields))
+        timings: dict[str, float] = {}
+        last = deque(self._painted(request, timings), maxlen=1).pop()
+        decoding = time.perf_counter()
+        pictures = self.decode(last.latents)
+        end = time.perf_counter()
+        timings |= {"decode_seconds": end - decoding, "total_seconds": end - start}
+        made = zip(pictures, _seeds(request), strict=True)
+        return Result([GeneratedImage(image, seed) for image, seed in made], timings)
 
     def steps(self, request: Request) -> Iterator[Step]:
         """Each step of a request with its latents; stop iterating to cancel."""
-        yield from self._painted(*self._settled(request))
+        yield from self._painted(self.settled(request), {})
 
-    # as a decorator: the mode is on while a step is computed, not in the caller's loop
     @torch.inference_mode()
-    def _painted(self, request: Request, seeds: list[int]) -> Iterator[Step]:
-        references = [
-            images.prepare_reference(images.load_image(r)) for r in request.reference_images
-        ]
-        size = references[0].size if references else (DEFAULT_SIZE, DEFAULT_SIZE)
-        width, height = request.width or size[0], request.height or size[1]
-        tokens, ids = self._references(references, len(seeds))
-        embeds = self._embeds(request)
-        x = latents.sample_noise(seeds, height, width).to(self.dtype)
-        grid = latents.image_position_ids(height // 16, width // 16)
-        yield from self._denoise(request, x, embeds, (tokens, torch.cat((grid, ids))))
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of latents (b, 128, h, w), normalised as a step gives them."""
+        autoencoder = self.residents.use("autoencoder")
+        return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
 
-    def _settled(self, request: Request) -> tuple[Request, list[int]]:
+    def settled(self, request: Request) -> Request:
+        """The request with every default filled in and its references read. Raises InputError."""
         request.validate()
-        guidance = request.guidance_scale
-        if self.is_distilled and guidance not in (None, 1.0):
+        info, guidance = self.info, request.guidance_scale
+        if info.is_distilled and guidance not in (None, 1.0):
             raise InputError(
                 f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0"
             )
         prompts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
-        seed = secrets.randbelow(2**31) if request.seed is None else request.seed
-        fields = request.__dict__ | {
-            "prompt": prompts,
-            "seed": seed,
-            "guidance_scale": guidance or (1.0 if self.is_distilled else 4.0),
-            "num_inference_steps": request.num_inference_steps or (4 if self.is_distilled else 50),
-        }
-        return Request(**fields), [seed + i for i in range(len(prompts) * request.num_images)]
+        references = tuple(images.load_image(source) for source in request.reference_images)
+        size = (info.default_size, info.default_size)
+        if references:
+            first = images.prepare_reference(references[0], max_pixels=info.default_size**2)
+            size = max(first.width, MIN_SIDE_PIXELS), max(first.height, MIN_SIDE_PIXELS)
+        return replace(
+            request,
+            prompt=prompts,
+            reference_images=references,
+            width=request.width or size[0],
+            height=request.height or size[1],
+            num_inference_steps=request.num_inference_steps or info.num_inference_steps,
+            guidance_scale=info.guidance_scale if guidance is None else guidance,
+            seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+        )
+
+    # as a decorator: the mode is on while a step is computed, not in the caller's loop
+    @torch.inference_mode()
+    def _painted(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
+        start = time.perf_counter()
+        embeds = self._embeds(request)
+        encoding = time.perf_counter()
+        tokens, ids = self._references(request)
+        denoising = time.perf_counter()
+        yield from self._denoise(request, _Conditions(embeds, tokens, ids))
+        timings["text_seconds"] = encoding - start
+        timings["encode_seconds"] = denoising - encoding
+        timings["denoise_seconds"] = time.perf_counter() - denoising
 
     def _embeds(self, request: Request) -> list[Tensor]:
         groups = [list(request.prompt)]
         if (request.guidance_scale or 1.0) > 1:
             groups.append([request.negative_prompt] * len(request.prompt))
+        known = self._cache.embeds({p for group in groups for p in group}, self._encode)
         return [
-            self.text_encoder(*self.tokenizer.encode(group)).repeat_interleave(
-                request.num_images, dim=0
-            )
+            torch.cat([known[p] for p in group])
+            .to(self.device)
+            .repeat_interleave(request.num_images, dim=0)
             for group in groups
         ]
 
-    def _references(self, references: list[Image.Image], batch: int) -> tuple[Tensor, Tensor]:
-        tokens = [torch.empty(batch, 0, 128, dtype=self.dtype)]
+    def _encode(self, prompts: list[str]) -> Tensor:
+        ids, mask = self.tokenizer.encode(prompts)
+        text_encoder = self.residents.use("text_encoder")
+        embeds: Tensor = text_encoder(ids.to(self.device), mask.to(self.device))
+        return embeds
+
+    def _references(self, request: Request) -> tuple[Tensor, Tensor]:
+        batch = len(_seeds(request))
+        tokens = [torch.empty(batch, 0, 128, dtype=self.dtype, device=self.device)]
         ids = [torch.empty(0, 4, dtype=torch.long)]
-        for index, reference in enumerate(references, start=1):
-            encoded = self.autoencoder.encode(images.to_tensor(reference).to(self.dtype))
+        for index, reference in enumerate(request.reference_images, start=1):
+            small = images.prepare_reference(reference, max_pixels=self.info.default_size**2)
+            pixels = images.to_tensor(small).to(self.device, self.dtype)
+            encoded = self.residents.use("autoencoder").encode(pixels)
             tokens.append(latents.latents_to_tokens(encoded).expand(batch, -1, -1))
             ids.append(latents.image_position_ids(encoded.shape[2], encoded.shape[3], 10 * index))
         return torch.cat(tokens, dim=1), torch.cat(ids)
 
-    def _denoise(
-        self, request: Request, x: Tensor, embeds: list[Tensor], reference: tuple[Tensor, Tensor]
-    ) -> Iterator[Step]:
-        height, width = x.shape[-2:]
-        steps = request.num_inference_steps or 1
+    def _denoise(self, request: Request, conditions: _Conditions) -> Iterator[Step]:
+        steps, height, width = _grid(request)
         schedule = sampling.sigmas(steps, height * width)
-        x = latents.latents_to_tokens(x)
-        text_ids = latents.text_position_ids(embeds[0].shape[1])
+        noise = latents.sample_noise(_seeds(request), height * 16, width * 16)
+        x = latents.latents_to_tokens(noise.to(self.device, self.dtype))
+        ids = torch.cat((latents.image_position_ids(height, width), conditions.reference_ids))
         for index in range(steps):
-            # the reference rounds 1000 * sigma to the dtype, then divides in it
-            times = (schedule[index] * 1000).to(self.dtype).expand(x.shape[0]) / 1000
-            joined = torch.cat((x, reference[0]), dim=1)
+            times = sampling.timestep(schedule[index], self.dtype).expand(len(x)).to(self.device)
+            joined = torch.cat((x, conditions.reference_tokens), dim=1)
             velocities = [
-                self.transformer(joined, times, text, reference[1], text_ids)[:, : x.shape[1]]
-                for text in embeds
+                self._velocity(joined, times, text, ids)[:, : x.shape[1]]
+                for text in conditions.embeds
             ]
-            velocity = velocities[0]
-            if len(velocities) > 1:
-                scale = request.guidance_scale
-                velocity = velocities[1] + scale * (velocities[0] - velocities[1])
+            velocity = sampling.guided(velocities, request.guidance_scale or 1.0)
             x = sampling.euler_step(x, velocity, schedule[index], schedule[index + 1])
             if not torch.isfinite(x).all():
                 raise NumericalError(f"step {index + 1}: latents are not finite; try float32")
             grid = latents.tokens_to_latents(x, height, width)
             yield Step(index + 1, steps, float(schedule[index]), grid)
 
+    def _velocity(self, tokens: Tensor, times: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+        text_ids = latents.text_position_ids(text.shape[1])
+        velocity: Tensor = self.residents.use("transformer")(tokens, times, text, ids, text_ids)
+        return velocity
 
-def load(path: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> Pipeline:
-    """A pipeline from a diffusers folder, on the CPU. Raises WeightsError, InputError."""
-    folder = Path(path)
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"model: {path} is no folder with a model_index.json; give one")
-    index = loading.read_json(folder / "model_index.json")
-    tokenizer = folder / "tokenizer" / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise InputError(f"model: {tokenizer} is missing; fetch the model again")
-    return Pipeline(
-        loading.load_transformer(folder / "transformer", dtype),
-        loading.load_autoencoder(folder / "vae", dtype),
-        loading.load_text_encoder(folder / "text_encoder", dtype, TEXT_LAYERS),
-        Tokenizer.from_file(tokenizer),
-        bool(index.get("is_distilled", False)),
-    )
+
+def _seeds(request: Request) -> list[int]:
+    """One seed per picture: prompts in order, num_images of each."""
+    first = request.seed or 0
+    return [first + i for i in range(len(request.prompt) * request.num_images)]
+
+
+def _grid(request: Request) -> tuple[int, int, int]:
+    """Steps, latent rows and latent columns of a settled request."""
+    assert request.num_inference_steps and request.height and request.width
+    return request.num_inference_steps, request.height // 16, request.width // 16

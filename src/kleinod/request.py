@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kleinod.errors import InputError
@@ -64,6 +65,15 @@ def _check_count(name: str, value: int | None, low: int, high: int) -> None:
         raise InputError(f"{name}: {value} is under {low}; give at least {low}")
     if value > high:
         raise InputError(f"{name}: {value} is over {high}; give at most {high}")
+
+
+@dataclass(frozen=True)
+class Components:
+    """Where the parts of a split model lie; None: beside the transformer, as in a folder."""
+
+    text_encoder: str | Path | None = None
+    autoencoder: str | Path | None = None
+    tokenizer: str | Path | None = None
 
 
 def _check_side(name: str, value: int | None) -> None:

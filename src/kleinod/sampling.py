@@ -24,6 +24,22 @@ def sigmas(num_steps: int, num_tokens: int) -> Tensor:
     return torch.cat((shifted, torch.zeros(1, dtype=torch.float64))).float()
 
 
+def timestep(sigma: Tensor, dtype: torch.dtype) -> Tensor:
+    """The transformer's input for sigma: rounded to dtype as 1000 * sigma, then divided in it.
+
+    So does diffusers, and a bfloat16 picture depends on it. Source: klein-facts A.4.
+    """
+    return (sigma * 1000).to(dtype) / 1000
+
+
+def guided(velocities: list[Tensor], guidance_scale: float) -> Tensor:
+    """Classifier-free guidance over [with prompt, without]; a single velocity stays as it is."""
+    if len(velocities) == 1:
+        return velocities[0]
+    with_prompt, without = velocities
+    return without + guidance_scale * (with_prompt - without)
+
+
 def euler_step(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """One step in float32, cast back to the velocity's dtype."""
     return (latents.float() + (sigma_next - sigma) * velocity).to(velocity.dtype)

@@ -1,7 +1,8 @@
 """Tensor functions that more than one component computes."""
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -9,3 +10,18 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     wide = x.float()
     normalised = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return normalised.to(scale.dtype) * scale
+
+
+class JoinedLinear(nn.Module):
+    """A linear whose weight lies in several pieces: stands in for nn.Linear without a bias.
+
+    So q, k and v of a mapped file need not be copied into one matrix.
+    """
+
+    def __init__(self, parts: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, sum of the pieces' rows)."""
+        return torch.cat([F.linear(x, part) for part in self.parts], dim=-1)

@@ -6,6 +6,8 @@ import torch
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
+from kleinod.errors import WeightsError
+
 _TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
@@ -20,8 +22,20 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, max_length: int = 512) -> "Tokenizer":
-        """Read tokenizer.json."""
-        return cls(_Tokenizer.from_file(str(path)), max_length)
+        """Read tokenizer.json. Raises WeightsError."""
+        try:
+            backend = _Tokenizer.from_file(str(path))
+        # the library raises nothing narrower
+        except Exception as error:
+            raise WeightsError(f"{path}: is no tokenizer.json ({error}); fetch it again") from error
+        if backend.token_to_id("<|endoftext|>") is None:
+            raise WeightsError(f"{path}: has no <|endoftext|>; take a Qwen3 tokenizer")
+        return cls(backend, max_length)
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary, added tokens included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (b, max_length), int64, and their mask (1 word, 0 padding)."""

@@ -16,7 +16,10 @@ from kleinod.models.ops import rms_norm
 
 
 def rope(position_ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (l, d/2), float32, of position ids (l, axes); angles in float64."""
+    """Cosines and sines (l, d/2), float32, of position ids (l, axes); angles in float64.
+
+    Computed where the ids lie: ids on the CPU give every device one table (mps has no float64).
+    """
     angles = []
     for axis, dim in enumerate(axes_dims):
         exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=position_ids.device) / dim
@@ -249,7 +252,8 @@ class Transformer(nn.Module):
         sinusoid = timestep_sinusoid(times, self.config.timestep_guidance_channels)
         vector = self.time_in(sinusoid.to(latent_tokens.dtype))
         ids = torch.cat((text_position_ids, image_position_ids))
-        rotation = rope(ids, self.config.axes_dims_rope, self.config.rope_theta)
+        table = rope(ids, self.config.axes_dims_rope, self.config.rope_theta)
+        rotation = table[0].to(latent_tokens.device), table[1].to(latent_tokens.device)
         img, txt = self.img_in(latent_tokens), self.txt_in(text_tokens)
         img_mod = self.double_stream_modulation_img(vector)
         txt_mod = self.double_stream_modulation_txt(vector)

@@ -1,97 +1,160 @@
-"""Components from files, strictly: meta device first, then the mapped tensors are assigned."""
+"""Components from files, strictly: built on the meta device, checked, then filled.
 
-import json
+`open_*` reads names and shapes and checks them; `Blueprint.filled` gives the module. On the CPU, in
+the stored dtype, the module's tensors are the mapped file: nothing is copied.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import WeightsError
 from kleinod.models.autoencoder import Autoencoder
+from kleinod.models.ops import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
-from kleinod.weights.keys import diffusers_to_bfl
+from kleinod.weights import geometry
+from kleinod.weights.files import read_tensors
+from kleinod.weights.keys import AUTOENCODER, TRANSFORMER, Parts, to_bfl, to_diffusers
+
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+# a count kept from training, which nothing reads; some files leave it out
+_OPTIONAL = "bn.num_batches_tracked"
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A configuration file. Raises WeightsError."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); fetch the model again") from error
-    return values
+@dataclass
+class Blueprint:
+    """A component whose names and shapes fit: the module on the meta device, and its tensors."""
+
+    module: nn.Module
+    parts: dict[str, Parts]
+
+    def filled(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The module with its weights; use a blueprint once."""
+        whole: dict[str, Tensor] = {}
+        for name, parts in self.parts.items():
+            moved = tuple(_moved(part, device, dtype) for part in parts)
+            mapped = all(a is b for a, b in zip(moved, parts, strict=True))
+            if len(parts) > 1 and mapped and name.endswith(".weight"):
+                _replace(self.module, name.removesuffix(".weight"), JoinedLinear(moved))
+                whole |= {
+                    f"{name.removesuffix('.weight')}.parts.{i}": part
+                    for i, part in enumerate(moved)
+                }
+            else:
+                whole[name] = moved[0] if len(moved) == 1 else torch.cat(moved)
+        self.module.load_state_dict(whole, strict=True, assign=True)
+        return self.module.eval().requires_grad_(False)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a component's folder, sharded or not. Raises WeightsError."""
-    files = sorted(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        names = set(read_json(index)["weight_map"].values())
-        missing = sorted(names - {file.name for file in files})
-        if missing:
-            raise WeightsError(f"{folder}: shard {missing[0]} is missing; fetch the model again")
-        files = [file for file in files if file.name in names]
-    if not files:
-        raise WeightsError(f"{folder}: holds no .safetensors file; fetch the model again")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file}: not a whole safetensors file ({error})") from error
+def open_transformer(path: Path) -> Blueprint:
+    """The transformer of a folder or a single file, in either layout. Raises WeightsError."""
+    tensors = to_bfl(_unprefixed(read_tensors(path)), TRANSFORMER)
+    if _has_config(path):
+        config = TransformerConfig.from_folder(path)
+        _check_depth(config.num_layers + config.num_single_layers, tensors, path)
+    else:
+        config = geometry.transformer(tensors, path)
+    return _checked(lambda: Transformer(config), tensors, path)
+
+
+def open_autoencoder(path: Path) -> Blueprint:
+    """The autoencoder of a folder or a single file, in either layout. Raises WeightsError."""
+    tensors = to_diffusers(read_tensors(path), AUTOENCODER)
+    tensors.setdefault(_OPTIONAL, (torch.zeros((), dtype=torch.long),))
+    if _has_config(path):
+        config = AutoencoderConfig.from_folder(path)
+        _check_depth(len(config.block_out_channels) * config.layers_per_block, tensors, path)
+    else:
+        config = geometry.autoencoder(tensors, path)
+    return _checked(lambda: Autoencoder(config), tensors, path)
+
+
+def open_text_encoder(path: Path, layers: tuple[int, ...]) -> Blueprint:
+    """The text encoder of a folder or a single file, up to the last layer read."""
+    tensors = {name: (tensor,) for name, tensor in read_tensors(path).items()}
+    if _has_config(path):
+        config = TextEncoderConfig.from_folder(path)
+        _check_depth(config.num_hidden_layers, tensors, path)
+    else:
+        config = geometry.text_encoder(tensors, path)
+    depth = config.num_hidden_layers
+    if max(layers) > depth:
+        raise WeightsError(f"{path}: has {depth} layers, {max(layers)} are read; wrong encoder")
+    unread = tuple(f"model.layers.{n}." for n in range(max(layers), depth))
+    unread += ("lm_head.", "model.norm.")
+    read = {name: parts for name, parts in tensors.items() if not name.startswith(unread)}
+    return _checked(lambda: TextEncoder(config, layers), read, path)
+
+
+def _has_config(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
+def _check_depth(depth: int, tensors: Mapping[str, Parts], path: Path) -> None:
+    """A configuration must not make us build more blocks than the file can fill."""
+    if depth > len(tensors):
+        raise WeightsError(f"{path}: config.json names {depth} blocks for {len(tensors)} tensors")
+
+
+def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if any(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype, what: Path) -> None:
+def _checked(build: Callable[[], nn.Module], tensors: Mapping[str, Parts], path: Path) -> Blueprint:
+    """The module on the meta device, if each of its tensors is there, fits, and no other is."""
+    try:
+        with torch.device("meta"):
+            module = build()
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"{path}: its config.json describes no model ({error})") from error
     expected = module.state_dict()
     for problem, names in (
         ("lacks", expected.keys() - tensors.keys()),
         ("has the unknown", tensors.keys() - expected.keys()),
     ):
         if names:
-            raise WeightsError(f"{what}: {problem} tensor {min(names)} ({len(names)} in all)")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{list(tensor.shape)}, not {list(expected[name].shape)}"
-            raise WeightsError(f"{what}: tensor {name} has shape {shapes}")
-    cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-    module.load_state_dict(cast, strict=True, assign=True)
-    module.eval().requires_grad_(False)
+            raise WeightsError(f"{path}: {problem} tensor {min(names)} ({len(names)} in all)")
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, tensors, path)
+    _check_dtypes(tensors, path)
+    return Blueprint(module, dict(tensors))
 
 
-def load_transformer(folder: Path, dtype: torch.dtype) -> Transformer:
-    """The transformer of a diffusers folder."""
-    config = TransformerConfig.from_dict(read_json(folder / "config.json"))
-    with torch.device("meta"):
-        module = Transformer(config)
-    _fill(module, diffusers_to_bfl(read_tensors(folder)), dtype, folder)
-    return module
+def _check_shapes(
+    expected: Mapping[str, geometry.Shape], tensors: Mapping[str, Parts], path: Path
+) -> None:
+    shapes = {name: geometry.joined_shape(parts) for name, parts in tensors.items()}
+    wrong = sorted(name for name, shape in shapes.items() if shape != expected[name])
+    if wrong:
+        name = wrong[0]
+        raise WeightsError(
+            f"{path}: tensor {name} has shape {list(shapes[name])}, not {list(expected[name])} "
+            f"({len(wrong)} in all)"
+        )
 
 
-def load_autoencoder(folder: Path, dtype: torch.dtype) -> Autoencoder:
-    """The autoencoder of a diffusers folder."""
-    config = AutoencoderConfig.from_dict(read_json(folder / "config.json"))
-    with torch.device("meta"):
-        module = Autoencoder(config)
-    _fill(module, read_tensors(folder), dtype, folder)
-    return module
+def _check_dtypes(tensors: Mapping[str, Parts], path: Path) -> None:
+    for name, parts in tensors.items():
+        for part in parts:
+            if part.is_floating_point() and part.dtype not in _DTYPES:
+                raise WeightsError(
+                    f"{path}: tensor {name} is stored as {part.dtype}; "
+                    "only bfloat16, float16 and float32 are read"
+                )
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype, layers: tuple[int, ...]) -> TextEncoder:
-    """The text encoder of a transformers folder; blocks past the last one read are left out."""
-    values = read_json(folder / "config.json")
-    values |= {k: v for k, v in (values.get("rope_parameters") or {}).items() if k == "rope_theta"}
-    with torch.device("meta"):
-        module = TextEncoder(TextEncoderConfig.from_dict(values), layers)
-    tensors = read_tensors(folder)
-    past_last = tuple(
-        f"model.layers.{n}." for n in range(max(layers), module.config.num_hidden_layers)
-    )
-    unread = ("lm_head.weight", "model.norm.weight", *past_last)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(unread)}
-    _fill(module, kept, dtype, folder)
-    return module
+def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def _replace(module: nn.Module, name: str, stand_in: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, stand_in)

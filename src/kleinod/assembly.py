@@ -1,0 +1,150 @@
+"""A pipeline from a name or a path: which files, device and dtype, and do the parts fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kleinod import catalog
+from kleinod.catalog import ModelInfo
+from kleinod.config import TransformerConfig
+from kleinod.errors import InputError, WeightsError
+from kleinod.models.tokenizer import Tokenizer
+from kleinod.pipeline import Pipeline
+from kleinod.request import Components
+from kleinod.residency import POLICIES, Residents, chosen_policy
+from kleinod.weights import files, loading
+from kleinod.weights.folders import ModelPaths, model_paths
+
+Progress = Callable[[str, float], None]
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# the widths that are published, and under which licence
+_LICENSES = {3072: catalog.APACHE, 4096: catalog.NON_COMMERCIAL}
+
+
+def load(
+    model: str | Path = "mini",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    components: Components | None = None,
+    residency: str = "auto",
+    progress: Progress | None = None,
+) -> Pipeline:
+    """A pipeline of a known model, a folder in the diffusers layout or a transformer's single file.
+
+    Every file is checked here; under `sequential` the weights are read when they are first used.
+    Raises InputError, WeightsError.
+    """
+    path = catalog.find(model)
+    info = catalog.describe(model, path)
+    place = _device(device)
+    number = _dtype(dtype, info, place)
+    paths = model_paths(path, components or Components())
+    policy = _policy(residency, paths)
+    return _assembled(paths, info, _Place(place, number, policy), progress or _silent)
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    device: torch.device
+    dtype: torch.dtype
+    policy: str
+
+
+def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Progress) -> Pipeline:
+    openers: dict[str, Callable[[], loading.Blueprint]] = {
+        "text_encoder": partial(loading.open_text_encoder, paths.text_encoder, info.text_layers),
+        "transformer": partial(loading.open_transformer, paths.transformer),
+        "autoencoder": partial(loading.open_autoencoder, paths.autoencoder),
+    }
+
+    def loader(name: str) -> nn.Module:
+        return openers[name]().filled(place.device, place.dtype)
+
+    residents = Residents({name: partial(loader, name) for name in openers}, place.policy)
+    tokenizer = Tokenizer.from_file(paths.tokenizer, info.max_text_tokens)
+    modules: dict[str, Any] = {}
+    for index, name in enumerate(openers):
+        progress(name, index / len(openers))
+        modules[name] = residents.use(name) if place.policy == "all" else openers[name]().module
+    _check_pair(modules, tokenizer, info, paths)
+    progress("ready", 1.0)
+    config: TransformerConfig = modules["transformer"].config
+    if info.license == catalog.UNKNOWN_LICENSE:
+        info = replace(info, license=_LICENSES.get(config.hidden_dim, info.license))
+    return Pipeline(residents, tokenizer, info, place.device, place.dtype)
+
+
+def _check_pair(
+    modules: dict[str, Any], tokenizer: Tokenizer, info: ModelInfo, paths: ModelPaths
+) -> None:
+    """The parts must fit each other. Raises WeightsError."""
+    text, context = modules["text_encoder"].config, modules["transformer"].config
+    width = text.hidden_size * len(info.text_layers)
+    if width != context.joint_attention_dim:
+        raise WeightsError(
+            f"text encoder {paths.text_encoder}: gives {width} numbers per token, the transformer "
+            f"reads {context.joint_attention_dim}; take the text encoder of this size of model"
+        )
+    if tokenizer.num_tokens > text.vocab_size:
+        raise WeightsError(
+            f"tokenizer {paths.tokenizer}: has {tokenizer.num_tokens} tokens, the text encoder "
+            f"{text.vocab_size}; take the tokenizer of this text encoder"
+        )
+    channels = 4 * modules["autoencoder"].config.latent_channels
+    if channels != context.in_channels:
+        raise WeightsError(
+            f"autoencoder {paths.autoencoder}: gives {channels} channels, the transformer reads "
+            f"{context.in_channels}; take klein's autoencoder"
+        )
+
+
+def _policy(policy: str, paths: ModelPaths) -> str:
+    if policy not in POLICIES:
+        raise InputError(f"residency: {policy} is unknown; give {', '.join(POLICIES)}")
+    parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
+    return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The given device, or the best present: cuda, mps, cpu. Raises InputError."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if best == "cpu" and torch.backends.mps.is_available():
+        best = "mps"
+    try:
+        chosen = torch.device(best if device is None else device)
+    except RuntimeError as error:
+        raise InputError(f"device: {device} is unknown; give cpu, cuda, cuda:0 or mps") from error
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": best == "mps"}
+    if not present.get(chosen.type, False):
+        raise InputError(f"device: {device} is not on this machine; the best here is {best}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {device}: this machine has {torch.cuda.device_count()}")
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype | None, info: ModelInfo, device: torch.device) -> torch.dtype:
+    """The given dtype; else bfloat16, and float32 for the small built-in model on the CPU."""
+    if dtype is None:
+        is_small = info.name == "mini" and device.type == "cpu"
+        return torch.float32 if is_small else torch.bfloat16
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
+        raise InputError(f"dtype: {dtype} is unknown; give {', '.join(_DTYPES)}")
+    if chosen == torch.float16 and device.type == "cpu":
+        raise InputError("dtype: float16 is slow and overflows on the CPU; give bfloat16")
+    return chosen

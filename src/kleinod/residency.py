@@ -1,0 +1,47 @@
+"""Which components are on the device: all of them, or only the one in use.
+
+`all` keeps what was loaded. `sequential` lets go of every other component before it loads the
+next, so that text encoder and transformer are never held at once.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+AUTO_LIMIT_BYTES = 2 * 1024**3
+POLICIES = ("auto", "all", "sequential")
+
+
+def chosen_policy(policy: str, num_bytes: int) -> str:
+    """`all` or `sequential`; `auto` decides by the size of all components' files."""
+    if policy != "auto":
+        return policy
+    return "all" if num_bytes < AUTO_LIMIT_BYTES else "sequential"
+
+
+class Residents:
+    """Components by name, loaded when first used."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]], policy: str) -> None:
+        self._loaders, self.policy = loaders, policy
+        self._held: dict[str, nn.Module] = {}
+
+    def use(self, name: str) -> Any:  # noqa: ANN401 - each component has its own type
+        """The component, on the device; under `sequential` the only one there."""
+        if name not in self._held:
+            if self.policy == "sequential":
+                self.release()
+            self._held[name] = self._loaders[name]()
+        return self._held[name]
+
+    def release(self) -> None:
+        """Let go of every component; mapped files are unmapped at once."""
+        self._held.clear()
+        gc.collect()
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the components in memory."""
+        return tuple(self._held)

@@ -1,0 +1,60 @@
+"""Tensors of a file or folder, mapped into memory. Knows nothing about models. No pickle, ever."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kleinod.config import read_json
+from kleinod.errors import WeightsError
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, or of a component's folder, sharded or not. Raises WeightsError."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{file}: not a whole safetensors file ({error}); fetch it again"
+            ) from error
+    return tensors
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold a component; an index decides where there is one. Raises WeightsError."""
+    if path.is_file():
+        if path.suffix != SUFFIX:
+            raise WeightsError(f"{path}: not a {SUFFIX} file; only those are read")
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"{path}: is missing; fetch the model again")
+    indices = sorted(path.glob("*" + INDEX_SUFFIX))
+    files = _shards(indices[0]) if indices else sorted(path.glob("*" + SUFFIX))
+    if not files:
+        raise WeightsError(f"{path}: holds no {SUFFIX} file; fetch the model again")
+    return files
+
+
+def num_bytes(path: Path) -> int:
+    """Size of a component's files."""
+    return sum(file.stat().st_size for file in weight_files(path))
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise WeightsError(f"{index}: holds no weight_map of file names; fetch the model again")
+    shards = sorted(set(names.values()))
+    for name in shards:
+        # an index may come from anyone: it names files beside it, nothing else
+        if Path(name).name != name or not name.endswith(SUFFIX):
+            raise WeightsError(f"{index}: names {name!r}, which is no file beside it; do not use")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index.parent}: shard {name} is missing; fetch the model again")
+    return [index.parent / name for name in shards]

@@ -1,0 +1,70 @@
+"""Where the components of a model lie: in its folder, or given one by one. No torch in here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kleinod.errors import InputError
+from kleinod.request import Components
+
+OWN_TOKENIZER = Path(__file__).parent.parent / "qwen_tokenizer" / "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """A file or a folder for each component."""
+
+    transformer: Path
+    text_encoder: Path
+    autoencoder: Path
+    tokenizer: Path
+
+
+def model_paths(model: Path, components: Components) -> ModelPaths:
+    """Where each component lies; a given one wins over the folder's. Raises InputError."""
+    is_split = model.is_file()
+    if not is_split and not (model / "model_index.json").is_file():
+        raise InputError(
+            f"model: {model} holds no model_index.json; give a folder in the diffusers layout "
+            "or a transformer's .safetensors file"
+        )
+    text_encoder = _component("text_encoder", components.text_encoder, model, "text_encoder")
+    return ModelPaths(
+        transformer=model if is_split else model / "transformer",
+        text_encoder=text_encoder,
+        autoencoder=_component("autoencoder", components.autoencoder, model, "vae"),
+        tokenizer=_tokenizer(components.tokenizer, model, text_encoder),
+    )
+
+
+def _component(name: str, given: str | Path | None, model: Path, folder: str) -> Path:
+    if given is not None:
+        return _existing(name, Path(given))
+    if model.is_file():
+        option = name.replace("_", "-")
+        raise InputError(f"{name}: {model.name} is a transformer only; give --{option} PATH")
+    if not (model / folder).is_dir():
+        raise InputError(f"{name}: {model / folder} is missing; fetch the model again")
+    return model / folder
+
+
+def _existing(name: str, path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{name}: {path} does not exist; give a file or a folder")
+    return path
+
+
+def _tokenizer(given: str | Path | None, model: Path, text_encoder: Path) -> Path:
+    """The given one, the folder's, the one beside the text encoder, or for split files our own."""
+    if given is not None:
+        path = _existing("tokenizer", Path(given))
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(f"tokenizer: {path} holds no tokenizer.json; give one that does")
+        return file
+    for folder in (model / "tokenizer", text_encoder, text_encoder.parent / "tokenizer"):
+        if (folder / "tokenizer.json").is_file():
+            return folder / "tokenizer.json"
+    if model.is_file():
+        return OWN_TOKENIZER
+    missing = model / "tokenizer" / "tokenizer.json"
+    raise InputError(f"tokenizer: {missing} is missing; give --tokenizer PATH")
