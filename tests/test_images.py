@@ -16,6 +16,7 @@ from kleinod.images import load_image, prepare_reference, to_images, to_tensor
 
 RED, GREEN, WHITE = (200, 30, 40), (20, 180, 60), (255, 255, 255)
 EXIF_ORIENTATION = 274
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def _saved(image: Image.Image, path: Path, **options: object) -> Path:
@@ -108,15 +109,21 @@ def test_sixteen_bit_grey_marked_as_transparent_becomes_white(tmp_path: Path) ->
 
 def _grey16_png(levels: np.ndarray, *, transparent: int) -> bytes:
     """A PNG written by the book: Pillow cannot write tRNS for 16 bits."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     height, width = levels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
-    parts = (b"IHDR", header), (b"tRNS", struct.pack(">H", transparent)), (b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    return PNG_SIGNATURE + b"".join(_chunk(*part) for part in parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """A PNG chunk: length, kind, data, checksum."""
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + checksum
 
 
 def test_sixteen_bit_colour_keeps_the_brightness(tmp_path: Path) -> None:
@@ -168,7 +175,9 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 def test_first_frame_of_an_animation_is_taken(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in (RED, GREEN)]
     options = {"lossless": True} if suffix == "webp" else {}
-    path = _saved(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    path = _saved(
+        frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options
+    )
     with Image.open(path) as saved:
         assert saved.n_frames == 2
     assert load_image(path).getpixel((9, 9)) == RED
@@ -206,8 +215,8 @@ def test_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_decompression_bomb_is_refused(tmp_path: Path, side: int) -> None:
     # 9,500 squared is where Pillow only warns, 60,000 squared where it raises
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    (tmp_path / "a.png").write_bytes(PNG_SIGNATURE + chunks)
     with pytest.raises(InputError, match="pixels"):
         load_image(tmp_path / "a.png")
 

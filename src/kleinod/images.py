@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kleinod.errors import InputError, NumericalError
 from kleinod.request import MAX_ASPECT_RATIO
@@ -63,7 +63,7 @@ def _unreadable(name: object, error: BaseException) -> str:
     reason = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
         reason = str(error.strerror)
-    elif isinstance(error, Image.UnidentifiedImageError):
+    elif isinstance(error, UnidentifiedImageError):
         reason = f"not a whole file of {', '.join(READABLE_FORMATS)}"
     return f"reference_images: cannot read {name} ({reason}); give a whole picture file"
 

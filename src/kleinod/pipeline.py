@@ -20,7 +20,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.request import Request
+from kleinod.request import Request, check_size
 from kleinod.residency import Residents
 
 MIN_SIDE_PIXELS = 64
@@ -85,9 +85,12 @@ class Pipeline:
         made = zip(pictures, _seeds(request), strict=True)
         return Result([GeneratedImage(image, seed) for image, seed in made], timings)
 
-    def steps(self, request: Request) -> Iterator[Step]:
-        """Each step of a request with its latents; stop iterating to cancel."""
-        yield from self._painted(self.settled(request), {})
+    def steps(self, request: Request, *, timings: dict[str, float] | None = None) -> Iterator[Step]:
+        """Each step of a request with its latents; stop iterating to cancel.
+
+        After the last step, timings holds the seconds of each stage up to it.
+        """
+        yield from self._painted(self.settled(request), {} if timings is None else timings)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -109,12 +112,15 @@ class Pipeline:
         if references:
             first = images.prepare_reference(references[0], max_pixels=info.default_size**2)
             size = max(first.width, MIN_SIDE_PIXELS), max(first.height, MIN_SIDE_PIXELS)
+        width, height = request.width or size[0], request.height or size[1]
+        if (width, height) != size:
+            check_size(width, height)
         return replace(
             request,
             prompt=prompts,
             reference_images=references,
-            width=request.width or size[0],
-            height=request.height or size[1],
+            width=width,
+            height=height,
             num_inference_steps=request.num_inference_steps or info.num_inference_steps,
             guidance_scale=info.guidance_scale if guidance is None else guidance,
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,

@@ -33,19 +33,32 @@ class Request:
         """Raise InputError with field, value, limit and remedy."""
         _check_prompts(self.prompt)
         _check_text("negative_prompt", self.negative_prompt)
+        if not isinstance(self.reference_images, tuple | list):
+            raise InputError(f"reference_images: {self.reference_images!r} is no list; give one")
         for side in ("width", "height"):
             _check_side(side, getattr(self, side))
-        _check_size(self.width, self.height)
+        if self.width and self.height:
+            check_size(self.width, self.height)
         _check_count("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _check_count("num_images", self.num_images, 1, MAX_IMAGES)
         _check_count("seed", self.seed, 0, MAX_SEED)
         _check_guidance(self.guidance_scale)
 
 
+def check_size(width: int, height: int) -> None:
+    """Raise InputError for a picture over 4 megapixels or longer than 8:1."""
+    if width * height > MAX_PIXELS:
+        size = f"{width}x{height}"
+        raise InputError(f"width x height: {size} is over 4 megapixels; choose a smaller size")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InputError(f"width x height: {width}x{height} is longer than 8:1; make it squarer")
+
+
 def _check_prompts(prompts: object) -> None:
-    if isinstance(prompts, tuple) and not prompts:
-        raise InputError("prompt: () holds none; give at least one, it may be empty")
-    for prompt in prompts if isinstance(prompts, tuple) else (prompts,):
+    several = prompts if isinstance(prompts, tuple | list) else (prompts,)
+    if not several:
+        raise InputError("prompt: none is given; give at least one, it may be empty")
+    for prompt in several:
         _check_text("prompt", prompt)
 
 
@@ -83,14 +96,6 @@ def _check_side(name: str, value: int | None) -> None:
     if value % 16:
         nearest = round(value / 16) * 16
         raise InputError(f"{name}: {value} is not a multiple of 16; the nearest is {nearest}")
-
-
-def _check_size(width: int | None, height: int | None) -> None:
-    if (width or MIN_SIDE_PIXELS) * (height or MIN_SIDE_PIXELS) > MAX_PIXELS:
-        size = f"{width}x{height}"
-        raise InputError(f"width x height: {size} is over 4 megapixels; choose a smaller size")
-    if width and height and max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise InputError(f"width x height: {width}x{height} is longer than 8:1; make it squarer")
 
 
 def _check_guidance(value: float | None) -> None:

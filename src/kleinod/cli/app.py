@@ -36,13 +36,15 @@ class _OneLineErrors(TyperGroup):
 
 
 def _failed(message: str, *, status: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    if message:  # empty where typer has shown the help instead
+        print("error:", " ".join(message.split()), file=sys.stderr)
     return status
 
 
 app = typer.Typer(
     cls=_OneLineErrors,
-    help="Paint and edit pictures with the FLUX.2 [klein] models.",
+    help="Paint and edit pictures with the FLUX.2 klein models.",
+    no_args_is_help=True,
     add_completion=False,
 )
 app.command()(generate)
@@ -60,7 +62,9 @@ def _root(
     *,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass

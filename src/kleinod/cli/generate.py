@@ -99,7 +99,7 @@ def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
         dtype=options.dtype,
         components=parts,
         residency=options.residency,
-        progress=report,
+        progress=lambda stage, fraction: report("loading", fraction),
     )
 
 

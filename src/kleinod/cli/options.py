@@ -27,25 +27,29 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
     return decorated
 
 
+_PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
     """What the user typed; None means the model's default."""
 
-    prompt: Annotated[str, typer.Argument(help="What to paint, or what to change.")]
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint or to change.")]
     reference: Annotated[
         list[Path] | None,
-        typer.Option("-r", "--reference", help="A picture to edit or to draw from; repeatable."),
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PICTURE",
+            help="A picture to edit or to draw from; may be given several times.",
+        ),
     ] = None
-    model: Annotated[str, typer.Option(help="A name of `kleinod models`, or a path.")] = "mini"
-    text_encoder: Annotated[
-        Path | None, typer.Option(help="Its file or folder, where the model has none.")
-    ] = None
-    autoencoder: Annotated[
-        Path | None, typer.Option(help="Its file or folder, where the model has none.")
-    ] = None
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Its file or folder, where the model has none.")
-    ] = None
+    model: Annotated[
+        str, typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path.")
+    ] = "mini"
+    text_encoder: Annotated[Path | None, _PART] = None
+    autoencoder: Annotated[Path | None, _PART] = None
+    tokenizer: Annotated[Path | None, _PART] = None
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None
     height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None
