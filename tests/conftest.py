@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_model
+from tiny_folder import save_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -4,83 +4,15 @@ One level, because the sums run in another order and the last rounding may fall 
 seen: 1.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+import tiny
 import torch
-from diffusers import (
-    AutoencoderKLFlux2,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
-)
+from diffusers import Flux2KleinPipeline
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 import kleinod
 from kleinod.pipeline import Pipeline
-
-# one user turn, then the empty thoughts: what the published template renders for a prompt
-CHAT_TEMPLATE = (
-    "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-)
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(SPECIAL_TOKENS)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
-
-
-def _components() -> dict[str, object]:
-    torch.manual_seed(0)
-    transformer = Flux2Transformer2DModel(
-        in_channels=128,
-        guidance_embeds=False,
-        num_layers=2,
-        num_single_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=32,
-        joint_attention_dim=96,
-        axes_dims_rope=(8, 8, 8, 8),
-    )
-    autoencoder = AutoencoderKLFlux2(
-        block_out_channels=(16, 16, 32, 32),
-        norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-    autoencoder.bn.running_mean.normal_()
-    autoencoder.bn.running_var.uniform_(0.5, 2)
-    language = Qwen3Config(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=29,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=True,
-    )
-    return {
-        "transformer": transformer,
-        "vae": autoencoder,
-        "text_encoder": Qwen3ForCausalLM(language),
-        "tokenizer": _tokenizer(),
-        "scheduler": FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True, time_shift_type="exponential"
-        ),
-    }
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["distilled", "base"])
@@ -88,11 +20,10 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Flux2KleinPipeline, Pipeline]:
     """The oracle, and ours loaded from the folder that the oracle saved."""
-    oracle = Flux2KleinPipeline(is_distilled=request.param, **_components())
-    oracle.set_progress_bar_config(disable=True)
-    folder: Path = tmp_path_factory.mktemp("klein")
+    oracle = tiny.oracle(is_distilled=request.param)
+    folder = tmp_path_factory.mktemp("klein")
     oracle.save_pretrained(folder)
-    return oracle, kleinod.load(folder, dtype=torch.float32)
+    return oracle, kleinod.load(folder, device="cpu", dtype=torch.float32)
 
 
 def _references(count: int) -> list[Image.Image]:

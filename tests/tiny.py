@@ -1,76 +1,98 @@
-"""A tiny random model in a folder, written without the oracles: for tests that need any model."""
+"""Small random models, made and saved by the oracles (diffusers, transformers)."""
 
-import dataclasses
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
-
-from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
-from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.text_encoder import TextEncoder
-from kleinod.models.transformer import Transformer
-
-DEFAULT_SIZE = 96
-TEXT_LAYERS = (1, 2, 3)
-TRANSFORMER = TransformerConfig(
-    num_layers=1,
-    num_single_layers=1,
-    num_attention_heads=2,
-    attention_head_dim=32,
-    joint_attention_dim=96,
-    axes_dims_rope=(8, 8, 8, 8),
+from diffusers import (
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
 )
-AUTOENCODER = AutoencoderConfig(block_out_channels=(16, 16, 16, 16), norm_num_groups=8)
-TEXT_ENCODER = TextEncoderConfig(
-    vocab_size=300,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+# one user turn, then the empty thoughts: what the published template renders for a prompt
+CHAT_TEMPLATE = (
+    "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 
-def save_tiny_model(folder: Path, *, name: str = "tiny", is_distilled: bool = True) -> Path:
-    """Write the four components and the two index files; the same weights each time."""
-    torch.manual_seed(0)
-    _save(folder / "transformer", Transformer(TRANSFORMER), TRANSFORMER)
-    _save(folder / "vae", Autoencoder(AUTOENCODER), AUTOENCODER)
-    _save(folder / "text_encoder", TextEncoder(TEXT_ENCODER, TEXT_LAYERS), TEXT_ENCODER)
-    (folder / "tokenizer").mkdir()
-    _tokenizer().save(str(folder / "tokenizer" / "tokenizer.json"))
-    _write_json(folder / "model_index.json", {"is_distilled": is_distilled})
-    own = {
-        "name": name,
-        "text_layers": TEXT_LAYERS,
-        "max_text_tokens": 32,
-        "default_size": DEFAULT_SIZE,
-        "num_inference_steps": 2,
-        "license": "Apache-2.0",
-    }
-    _write_json(folder / "kleinod.json", own)
-    return folder
-
-
-def _save(folder: Path, module: nn.Module, config: object) -> None:
-    folder.mkdir(parents=True)
-    save_file(module.state_dict(), folder / "model.safetensors")
-    _write_json(folder / "config.json", dataclasses.asdict(config))
-
-
-def _write_json(path: Path, values: dict[str, object]) -> None:
-    path.write_text(json.dumps(values), encoding="utf-8")
-
-
-def _tokenizer() -> Tokenizer:
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes and the special tokens, with klein's chat template."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(SPECIAL_TOKENS)
-    return backend
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def transformer(context: int = 96) -> Flux2Transformer2DModel:
+    """Width 64, two double and three single blocks."""
+    return Flux2Transformer2DModel(
+        in_channels=128,
+        guidance_embeds=False,
+        num_layers=2,
+        num_single_layers=3,
+        num_attention_heads=2,
+        attention_head_dim=32,
+        joint_attention_dim=context,
+        axes_dims_rope=(8, 8, 8, 8),
+    )
+
+
+def autoencoder(decoder_dims: tuple[int, ...] | None = None) -> AutoencoderKLFlux2:
+    """Four levels, 32 norm groups as published, statistics that are not the identity."""
+    model = AutoencoderKLFlux2(
+        block_out_channels=(32, 32, 64, 64),
+        decoder_block_out_channels=decoder_dims,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    model.bn.running_mean.normal_()
+    model.bn.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def text_encoder(*, is_tied: bool = True) -> Qwen3ForCausalLM:
+    """Width 32, 29 layers: two more than are read."""
+    config = Qwen3Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=29,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=is_tied,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def oracle(*, is_distilled: bool = True) -> Flux2KleinPipeline:
+    """The whole reference pipeline."""
+    torch.manual_seed(0)
+    pipeline = Flux2KleinPipeline(
+        is_distilled=is_distilled,
+        transformer=transformer().eval(),
+        vae=autoencoder(),
+        text_encoder=text_encoder(),
+        tokenizer=tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, time_shift_type="exponential"
+        ),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def saved(folder: Path, *, is_distilled: bool = True) -> Path:
+    """A folder in the diffusers layout, written by diffusers."""
+    oracle(is_distilled=is_distilled).save_pretrained(folder)
+    return folder
