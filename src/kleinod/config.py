@@ -49,7 +49,7 @@ class _Config:
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether a value may stand for a default: of its kind, and no number negative."""
+    """Whether a value may stand for a default: of its kind, and above 0 if a number."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if value is None:
@@ -58,7 +58,7 @@ def _is_like(value: object, default: object) -> bool:
         is_list = default is None or isinstance(default, tuple)
         return is_list and all(type(item) is int and item > 0 for item in value)
     if isinstance(default, int):
-        return isinstance(value, int) and value >= 0
+        return isinstance(value, int) and value > 0
     return isinstance(default, float) and isinstance(value, int | float) and value > 0
 
 
