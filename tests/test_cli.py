@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
 import kleinod
@@ -107,9 +108,8 @@ def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -
             assert np.array_equal(np.asarray(picture), np.asarray(made.image))
 
 
-def test_every_option_reaches_the_request(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_tiny_model(tmp_path / "base", is_distilled=False)
     seen: dict[str, Any] = {}
     settled, load = Pipeline.settled, kleinod.load
 
@@ -124,18 +124,18 @@ def test_every_option_reaches_the_request(
     monkeypatch.setattr(Pipeline, "settled", spied_settled)
     monkeypatch.setattr(kleinod, "load", spied_load)
     _generated_json(
-        tiny_model,
-        *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 1.0, "--seed", 5, "-n", 2),
+        model,
+        *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),
         *("--negative-prompt", "a dog", "--device", "cpu", "--dtype", "bfloat16"),
-        *("--residency", "sequential", "--tokenizer", tiny_model / "tokenizer"),
-        *("--text-encoder", tiny_model / "text_encoder", "--autoencoder", tiny_model / "vae"),
+        *("--residency", "sequential", "--tokenizer", model / "tokenizer"),
+        *("--text-encoder", model / "text_encoder", "--autoencoder", model / "vae"),
     )
     assert seen["request"] == kleinod.Request(
         "a cat",
         width=64,
         height=80,
         num_inference_steps=3,
-        guidance_scale=1.0,
+        guidance_scale=3.0,
         negative_prompt="a dog",
         seed=5,
         num_images=2,
@@ -146,7 +146,7 @@ def test_every_option_reaches_the_request(
         "dtype": "bfloat16",
         "residency": "sequential",
         "components": kleinod.Components(
-            tiny_model / "text_encoder", tiny_model / "vae", tiny_model / "tokenizer"
+            model / "text_encoder", model / "vae", model / "tokenizer"
         ),
     }
 
@@ -262,6 +262,11 @@ def test_unknown_device_is_refused(tiny_model: Path, folder: Path) -> None:
 
 def test_guidance_on_a_distilled_model_is_refused(tiny_model: Path, folder: Path) -> None:
     _assert_refused(_generate(tiny_model, "--guidance", 4), "guidance_scale: 4.0", folder)
+
+
+def test_negative_prompt_without_guidance_is_refused(tiny_model: Path, folder: Path) -> None:
+    result = _generate(tiny_model, "--negative-prompt", "a dog")
+    _assert_refused(result, "negative_prompt: 'a dog' has no effect", folder)
 
 
 @pytest.fixture

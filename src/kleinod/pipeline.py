@@ -102,10 +102,7 @@ class Pipeline:
         """The request with every default filled in and its references read. Raises InputError."""
         request.validate()
         info, guidance = self.info, request.guidance_scale
-        if info.is_distilled and guidance not in (None, 1.0):
-            raise InputError(
-                f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0"
-            )
+        _check_guidance(request, info)
         prompts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
         references = tuple(images.load_image(source) for source in request.reference_images)
         size = (info.default_size, info.default_size)
@@ -193,6 +190,17 @@ class Pipeline:
         text_ids = latents.text_position_ids(text.shape[1])
         velocity: Tensor = self.residents.use("transformer")(tokens, times, text, ids, text_ids)
         return velocity
+
+
+def _check_guidance(request: Request, info: ModelInfo) -> None:
+    guidance = info.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    if info.is_distilled and guidance != 1.0:
+        raise InputError(f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0")
+    if request.negative_prompt and guidance <= 1.0:
+        raise InputError(
+            f"negative_prompt: {request.negative_prompt!r} has no effect without guidance; "
+            "leave it out, or take a base model"
+        )
 
 
 def _seeds(request: Request) -> list[int]:

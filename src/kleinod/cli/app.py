@@ -3,6 +3,7 @@
 0 done; 1 the computation failed; 2 the user's mistake; 130 stopped with Ctrl-C.
 """
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -72,4 +73,6 @@ def _root(
 
 def main() -> None:
     """The `kleinod` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode
     app()
