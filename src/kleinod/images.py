@@ -115,8 +115,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     """(1, 3, h, w), float32 in [-1, 1]."""
     import torch
 
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-    return pixels.permute(2, 0, 1)[None] * 2 - 1
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32)[None] / 255)
+    # channels last, as in diffusers: on other strides bfloat16 convolutions round otherwise
+    return pixels.permute(0, 3, 1, 2) * 2 - 1
 
 
 def to_images(tensor: Tensor) -> list[Image.Image]:
