@@ -243,7 +243,9 @@ def test_bad_reference_is_refused_before_any_model_is_loaded(
         path.write_bytes(path.read_bytes()[:-30])
     elif kind in ("empty", "text"):
         path.write_text("" if kind == "empty" else "no picture")
-    _assert_refused(_run("generate", "a cat", "-r", path), "reference_images: ", folder)
+    result = _run("generate", "a cat", "-r", path)
+    _assert_refused(result, "reference_images: ", folder)
+    assert str(path) in result.stderr
 
 
 def test_size_beyond_the_limit_with_the_models_default_is_refused(

@@ -12,6 +12,7 @@ from kleinod import __version__
 from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
+from kleinod.errors import InputError
 from kleinod.request import Components, Request
 
 if TYPE_CHECKING:
@@ -63,15 +64,19 @@ def _request(options: GenerateOptions) -> Request:
     )
 
 
-def _references(paths: "list[Path]") -> "tuple[Image.Image, ...]":
-    if not paths:
-        return ()
-    from kleinod import images
+def _references(paths: list[Path]) -> "tuple[Image.Image, ...]":
+    return tuple(_reference(path) for path in paths)
 
-    pictures = tuple(images.load_image(path) for path in paths)
-    for picture in pictures:
+
+def _reference(path: Path) -> "Image.Image":
+    from kleinod import images  # late: numpy and Pillow's decoders, for editing only
+
+    picture = images.load_image(path)
+    try:
         images.prepare_reference(picture)
-    return pictures
+    except InputError as error:
+        raise InputError(f"{error} ({path})") from error
+    return picture
 
 
 def _painted(options: GenerateOptions, request: Request, report: Report) -> _Painting:
