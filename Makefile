@@ -1,8 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROMPT ?= a fox on a blue background
 
-.PHONY: test quick lint clean
+.PHONY: picture test quick lint docs clean
+
+# Paints with the built-in model; needs nothing but Python, and installs no test tools.
+picture: $(VENV)/.installed
+	$(BIN)/kleinod generate "$(PROMPT)" --seed 7 --output picture.png
 
 # Everything that needs no accelerator.
 test: lint
@@ -17,12 +22,21 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Writes docs/cli.md from the commands' own help.
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/write_cli.py
+
 clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# The stamps are apart: the one says that the package is installed, the other that its tests can run.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
-	touch $@
+	touch $@ $(VENV)/.installed

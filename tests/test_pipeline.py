@@ -1,28 +1,131 @@
-"""The autoencoder and the sigmas against diffusers and the published table."""
+"""Requests are settled early, stages are timed, batches equal single pictures, cancelling works."""
 
+from pathlib import Path
+
+import pytest
+import tiny
 import torch
-from diffusers import AutoencoderKLFlux2
+from PIL import Image
 
-from kleinod.config import AutoencoderConfig
-from kleinod.models.autoencoder import Autoencoder
-from kleinod.sampling import sigmas
+import kleinod
+from kleinod.errors import InputError, NumericalError
+from kleinod.pipeline import Pipeline
+from kleinod.request import Request
 
-
-def test_sigmas_equal_the_table() -> None:
-    expected = torch.tensor([1, 0.96738404, 0.90814394, 0.76719993, 0])
-    assert torch.allclose(sigmas(4, 4096), expected, atol=1e-6, rtol=0)
+SMALL = {"width": 64, "height": 64, "num_inference_steps": 2}
 
 
-def test_decoder_equals_diffusers() -> None:
-    torch.manual_seed(0)
-    geometry = {"block_out_channels": (16, 16, 32, 32), "norm_num_groups": 8}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
-    blocks["up_block_types"] = ("UpDecoderBlock2D",) * 4
-    oracle = AutoencoderKLFlux2(**geometry, **blocks).eval()
-    ours = Autoencoder(AutoencoderConfig(**geometry)).eval()
-    ours.load_state_dict(oracle.state_dict(), strict=True)
-    latents = torch.randn(1, 32, 8, 12)
-    with torch.inference_mode():
-        theirs = oracle.decode(latents, return_dict=False)[0]
-        mine = ours.decoder(ours.post_quant_conv(latents))
-    assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tiny.saved(tmp_path_factory.mktemp("klein"))
+    return kleinod.load(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A model with its own kleinod.json: 64 pixels, three steps, short prompts."""
+    folder: Path = tiny.saved(tmp_path_factory.mktemp("small"))
+    text = '{"default_size": 64, "num_inference_steps": 3, "max_text_tokens": 40, "name": "mini"}'
+    (folder / "kleinod.json").write_text(text)
+    return kleinod.load(folder, device="cpu")
+
+
+def test_settled_fills_in_the_defaults(pipeline: Pipeline) -> None:
+    settled = pipeline.settled(Request("a"))
+    assert (settled.width, settled.height) == (1024, 1024)
+    assert (settled.num_inference_steps, settled.guidance_scale) == (4, 1.0)
+    assert settled.prompt == ("a",) and isinstance(settled.seed, int)
+    assert pipeline.settled(settled) == settled
+
+
+def test_kleinod_json_sets_the_defaults(small: Pipeline) -> None:
+    settled = small.settled(Request("a"))
+    assert (settled.width, settled.height, settled.num_inference_steps) == (64, 64, 3)
+    assert small.dtype == torch.float32
+    assert small.tokenizer.encode(["a"])[0].shape == (1, 40)
+    assert small.generate("a").images[0].image.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((333, 517), (320, 512)), ((2000, 1000), (1440, 720))]
+)
+def test_the_first_reference_gives_the_size(
+    pipeline: Pipeline, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    request = Request("a", reference_images=(Image.new("RGB", size), Image.new("RGB", (64, 64))))
+    settled = pipeline.settled(request)
+    assert (settled.width, settled.height) == expected
+
+
+def test_a_small_model_takes_small_references(small: Pipeline) -> None:
+    settled = small.settled(Request("a", reference_images=(Image.new("RGB", (800, 200)),)))
+    assert (settled.width, settled.height) == (128, 64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 100}, "width: 100 is not a multiple of 16; the nearest is 96"),
+        ({"guidance_scale": 3.0}, "guidance_scale: 3.0 on a distilled model"),
+        ({"reference_images": ("/no/such.png",)}, "reference_images: cannot read /no/such.png"),
+        ({"num_inference_steps": 0}, "num_inference_steps: 0"),
+    ],
+)
+def test_a_bad_request_fails_before_any_work(
+    pipeline: Pipeline, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.settled(Request("a", **fields))
+
+
+def test_timings_name_every_stage(pipeline: Pipeline) -> None:
+    timings = pipeline.generate("stage", **SMALL).timings
+    stages = ["text_seconds", "encode_seconds", "denoise_seconds", "decode_seconds"]
+    assert timings.keys() == {*stages, "total_seconds"}
+    assert all(timings[stage] >= 0 for stage in stages)
+    assert sum(timings[stage] for stage in stages) <= timings["total_seconds"]
+
+
+def test_decode_gives_what_generate_gives(pipeline: Pipeline) -> None:
+    *_, last = pipeline.steps(Request("a", seed=1, **SMALL))
+    assert (last.index, last.num_steps) == (2, 2)
+    generated = pipeline.generate("a", seed=1, **SMALL).images[0]
+    assert pipeline.decode(last.latents)[0].tobytes() == generated.image.tobytes()
+    assert generated.seed == 1
+
+
+def test_a_batched_picture_is_the_picture_alone(pipeline: Pipeline) -> None:
+    both = pipeline.generate(("a", "dog"), num_images=2, seed=7, **SMALL).images
+    alone = pipeline.generate("dog", seed=9, **SMALL).images[0]
+    assert [image.seed for image in both] == [7, 8, 9, 10]
+    difference = torch.tensor(list(both[2].image.tobytes())).int()
+    difference = difference - torch.tensor(list(alone.image.tobytes())).int()
+    # one grey level: sums run in another order in a batch
+    assert difference.abs().max() <= 1
+
+
+def test_the_same_seed_gives_the_same_picture(pipeline: Pipeline) -> None:
+    pictures = [pipeline.generate("a", seed=s, **SMALL).images[0].image for s in (1, 1, 2)]
+    assert pictures[0].tobytes() == pictures[1].tobytes() != pictures[2].tobytes()
+
+
+def test_cancelling_leaves_a_working_pipeline(pipeline: Pipeline) -> None:
+    before = pipeline.generate("a", seed=1, **SMALL).images[0].image
+    steps = pipeline.steps(Request("a", seed=1, **SMALL))
+    next(steps)
+    steps.close()
+    after = pipeline.generate("a", seed=1, **SMALL).images[0].image
+    assert before.tobytes() == after.tobytes()
+
+
+def test_latents_that_are_not_finite_are_an_error(pipeline: Pipeline) -> None:
+    weight = pipeline.residents.use("transformer").final_layer.linear.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        # the mapping is private: the file keeps its weights
+        weight.fill_(float("nan"))
+        try:
+            with pytest.raises(NumericalError, match="step 1"):
+                pipeline.generate("a", **SMALL)
+        finally:
+            weight.copy_(kept)

@@ -12,10 +12,11 @@ from diffusers import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-# one user turn, then the empty thoughts: what the published template renders for a prompt
+# One user turn, then the empty thoughts: what the published template renders for a prompt.
+# The end is an expression, because jinja drops a template's last newline.
 CHAT_TEMPLATE = (
     "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    "<|im_start|>assistant\n<think>\n\n</think>{{ '\n\n' }}"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 

@@ -2,11 +2,13 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kleinod.config import read_json
-from kleinod.errors import InputError
+from kleinod.errors import InputError, WeightsError
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "FLUX Non-Commercial License"
@@ -100,18 +102,45 @@ def _snapshots(repository: str) -> list[Path]:
 def describe(name: str | Path, path: Path) -> ModelInfo:
     """The facts of the model at path: kleinod.json, model_index.json, then the klein values."""
     known = KNOWN.get(str(name))
-    own = read_json(path / "kleinod.json") if (path / "kleinod.json").is_file() else {}
     is_distilled = known.variant != "base" if known else _is_distilled(path)
-    return ModelInfo(
-        name=own.get("name", known.name if known else path.stem if path.is_file() else path.name),
+    info = ModelInfo(
+        name=known.name if known else path.stem if path.is_file() else path.resolve().name,
         is_distilled=is_distilled,
-        default_size=own.get("default_size", ModelInfo.default_size),
-        num_inference_steps=own.get("num_inference_steps", 4 if is_distilled else 50),
-        guidance_scale=own.get("guidance_scale", 1.0 if is_distilled else 4.0),
-        license=own.get("license", known.license if known else UNKNOWN_LICENSE),
-        text_layers=tuple(own.get("text_layers", ModelInfo.text_layers)),
-        max_text_tokens=own.get("max_text_tokens", ModelInfo.max_text_tokens),
+        num_inference_steps=4 if is_distilled else 50,
+        guidance_scale=1.0 if is_distilled else 4.0,
+        license=known.license if known else UNKNOWN_LICENSE,
     )
+    own = path / "kleinod.json"
+    return _updated(info, own) if own.is_file() else info
+
+
+def _updated(info: ModelInfo, file: Path) -> ModelInfo:
+    """The facts that kleinod.json states over those of info. Raises WeightsError."""
+    stated: dict[str, Any] = {}
+    for name, value in read_json(file).items():
+        if name in _CHECKS:
+            if not _CHECKS[name](value):
+                raise WeightsError(f"{file}: {name} is {value!r}; fetch the model again")
+            stated[name] = tuple(value) if isinstance(value, list) else value
+    return replace(info, **stated)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+# what kleinod.json may state, and what it must look like
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "license": lambda value: isinstance(value, str),
+    "default_size": lambda value: _is_count(value) and value >= 64 and value % 16 == 0,
+    "num_inference_steps": _is_count,
+    "guidance_scale": lambda value: type(value) in (int, float) and value >= 1,
+    "text_layers": lambda value: (
+        isinstance(value, list) and len(value) > 0 and all(_is_count(item) for item in value)
+    ),
+    "max_text_tokens": _is_count,
+}
 
 
 def _is_distilled(path: Path) -> bool:

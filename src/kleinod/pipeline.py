@@ -20,7 +20,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.request import Request
+from kleinod.request import Request, check_size
 from kleinod.residency import Residents
 
 MIN_SIDE_PIXELS = 64
@@ -85,9 +85,12 @@ class Pipeline:
         made = zip(pictures, _seeds(request), strict=True)
         return Result([GeneratedImage(image, seed) for image, seed in made], timings)
 
-    def steps(self, request: Request) -> Iterator[Step]:
-        """Each step of a request with its latents; stop iterating to cancel."""
-        yield from self._painted(self.settled(request), {})
+    def steps(self, request: Request, *, timings: dict[str, float] | None = None) -> Iterator[Step]:
+        """Each step of a request with its latents; stop iterating to cancel.
+
+        After the last step, timings holds the seconds of each stage up to it.
+        """
+        yield from self._painted(self.settled(request), {} if timings is None else timings)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -99,22 +102,22 @@ class Pipeline:
         """The request with every default filled in and its references read. Raises InputError."""
         request.validate()
         info, guidance = self.info, request.guidance_scale
-        if info.is_distilled and guidance not in (None, 1.0):
-            raise InputError(
-                f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0"
-            )
+        _check_guidance(request, info)
         prompts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
         references = tuple(images.load_image(source) for source in request.reference_images)
         size = (info.default_size, info.default_size)
         if references:
             first = images.prepare_reference(references[0], max_pixels=info.default_size**2)
             size = max(first.width, MIN_SIDE_PIXELS), max(first.height, MIN_SIDE_PIXELS)
+        width, height = request.width or size[0], request.height or size[1]
+        if (width, height) != size:
+            check_size(width, height)
         return replace(
             request,
             prompt=prompts,
             reference_images=references,
-            width=request.width or size[0],
-            height=request.height or size[1],
+            width=width,
+            height=height,
             num_inference_steps=request.num_inference_steps or info.num_inference_steps,
             guidance_scale=info.guidance_scale if guidance is None else guidance,
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
@@ -187,6 +190,17 @@ class Pipeline:
         text_ids = latents.text_position_ids(text.shape[1])
         velocity: Tensor = self.residents.use("transformer")(tokens, times, text, ids, text_ids)
         return velocity
+
+
+def _check_guidance(request: Request, info: ModelInfo) -> None:
+    guidance = info.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    if info.is_distilled and guidance != 1.0:
+        raise InputError(f"guidance_scale: {guidance} on a distilled model; leave it out or 1.0")
+    if request.negative_prompt and guidance <= 1.0:
+        raise InputError(
+            f"negative_prompt: {request.negative_prompt!r} has no effect without guidance; "
+            "leave it out, or take a base model"
+        )
 
 
 def _seeds(request: Request) -> list[int]:

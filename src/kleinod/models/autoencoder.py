@@ -39,7 +39,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) to the same."""
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        tokens = self.group_norm(x.flatten(2)).transpose(1, 2)
         q, k, v = (proj(tokens)[:, None] for proj in (self.to_q, self.to_k, self.to_v))
         out = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
         return x + out.transpose(1, 2).unflatten(2, x.shape[-2:])

@@ -1,0 +1,39 @@
+"""Writes docs/cli.md from the commands' own help; `make docs` runs it, a test compares."""
+
+from pathlib import Path
+
+import typer
+from typer.main import get_command
+
+from kleinod.cli import app
+
+PAGE = Path(__file__).parent / "cli.md"
+INTRODUCTION = """\
+# The command line
+
+Written by `make docs` from `--help`; do not edit.
+
+Exit status: 0 done, 1 the computation failed, 2 a mistake in the input, 130 stopped with Ctrl-C.
+An error is one line on stderr; then no picture is half written. `python -m kleinod` is the same
+command.
+"""
+
+
+def cli_reference() -> str:
+    """The whole page."""
+    group = get_command(app)
+    commands = {"kleinod": group} | {
+        f"kleinod {name}": command for name, command in group.commands.items()
+    }
+    sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
+    return "\n".join((INTRODUCTION, *sections))
+
+
+def _help(name: str, command: typer.core.TyperCommand) -> str:
+    command.rich_markup_mode = None  # plain text, not a terminal's boxes
+    context = typer.Context(command, info_name=name, terminal_width=96, max_content_width=96)
+    return command.get_help(context).strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(cli_reference(), encoding="utf-8")

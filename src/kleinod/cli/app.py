@@ -1,0 +1,78 @@
+"""The commands, and the edge where an error becomes one line and an exit status.
+
+0 done; 1 the computation failed; 2 the user's mistake; 130 stopped with Ctrl-C.
+"""
+
+import io
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import kleinod
+from kleinod.cli.generate import generate
+from kleinod.cli.models import models
+from kleinod.errors import InputError, KleinodError
+
+INTERRUPTED = 130
+
+
+class _OneLineErrors(TyperGroup):
+    """Runs a command so that every error on purpose is one line on stderr."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:  # noqa: ANN401 - typer's signature
+        """Run and exit with the status."""
+        try:
+            status = super().main(*args, **options | {"standalone_mode": False})
+        except KleinodError as error:
+            status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
+        except typer.TyperException as error:
+            status = _failed(error.format_message(), status=error.exit_code)
+        except typer.Abort:
+            status = INTERRUPTED
+        if status == INTERRUPTED:
+            print("stopped", file=sys.stderr)
+        sys.exit(status or 0)
+
+
+def _failed(message: str, *, status: int) -> int:
+    if message:  # empty where typer has shown the help instead
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    help="Paint and edit pictures with the FLUX.2 klein models.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.command()(generate)
+app.command()(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kleinod {kleinod.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The `kleinod` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no Unicode
+    app()

@@ -1,0 +1,82 @@
+"""The options of `kleinod generate` as one frozen dataclass."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import typer
+
+Options = TypeVar("Options")
+
+
+def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a function of one dataclass a command whose parameters are the dataclass's fields."""
+
+    def decorated(function: Callable[[Options], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:  # noqa: ANN401 - typer has checked them
+            function(options(**values))
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__annotations__ = get_type_hints(options, include_extras=True)
+        # typer reads the signature; nothing in the type of a function promises the attribute
+        setattr(command, "__signature__", inspect.signature(options))  # noqa: B010
+        return command
+
+    return decorated
+
+
+_PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """What the user typed; None means the model's default."""
+
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint or to change.")]
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PICTURE",
+            help="A picture to edit or to draw from; may be given several times.",
+        ),
+    ] = None
+    model: Annotated[
+        str, typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path.")
+    ] = "mini"
+    text_encoder: Annotated[Path | None, _PART] = None
+    autoencoder: Annotated[Path | None, _PART] = None
+    tokenizer: Annotated[Path | None, _PART] = None
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; base models only.")] = None
+    negative_prompt: Annotated[str, typer.Option(help="What to guide away from.")] = ""
+    seed: Annotated[int | None, typer.Option(help="Repeats a picture; drawn if left out.")] = None
+    num_images: Annotated[
+        int, typer.Option("-n", "--num-images", help="How many; each has the next seed.")
+    ] = 1
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A file (.png, .jpg, .webp; it is overwritten) or a folder. Several pictures are"
+            " numbered. Default: kleinod-SEED.png here, or the next free name.",
+        ),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
+    ] = None
+    residency: Annotated[
+        Literal["auto", "all", "sequential"],
+        typer.Option(help="Components in memory: all, or one at a time."),
+    ] = "auto"
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False

@@ -1,0 +1,112 @@
+"""Pictures get the right names, nothing unnamed is overwritten, no half file is left."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kleinod.cli import output
+from kleinod.errors import InputError
+
+PICTURE = Image.new("RGB", (16, 16), "red")
+
+
+def _names(chosen: output.Destination, count: int, *, seed: int = 7) -> list[str]:
+    """The names of so many pictures, each written before the next is named."""
+    paths = []
+    for index in range(count):
+        path = chosen.path(seed + index, index=index, count=count)
+        output.write(path, b"picture")
+        paths.append(path.name)
+    return paths
+
+
+def test_default_name_holds_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _names(output.destination(None), 2) == ["kleinod-7.png", "kleinod-8.png"]
+
+
+def test_default_name_never_overwrites(tmp_path: Path) -> None:
+    chosen = output.destination(tmp_path)
+    names = [_names(chosen, 1)[0] for _ in range(3)]
+    assert names == ["kleinod-7.png", "kleinod-7-2.png", "kleinod-7-3.png"]
+
+
+def test_file_that_was_named_is_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "cat.png"
+    target.write_bytes(b"old")
+    assert _names(output.destination(target), 1) == ["cat.png"]
+    assert target.read_bytes() == b"picture"
+
+
+def test_several_pictures_are_numbered_and_overwrite_none(tmp_path: Path) -> None:
+    chosen = output.destination(tmp_path / "cat.png")
+    assert _names(chosen, 2) == ["cat-1.png", "cat-2.png"]
+    assert _names(chosen, 2) == ["cat-3.png", "cat-4.png"]
+
+
+def test_name_without_suffix_is_a_folder_made_when_writing(tmp_path: Path) -> None:
+    chosen = output.destination(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    _names(chosen, 1)
+    assert (tmp_path / "new" / "folder" / "kleinod-7.png").is_file()
+
+
+def test_folder_with_a_dot_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "v1.2").mkdir()
+    assert output.destination(tmp_path / "v1.2").folder == tmp_path / "v1.2"
+
+
+def test_destination_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (
+        tmp_path / "file" / "cat.png",  # below a file
+        tmp_path / "file",  # neither folder nor picture
+        tmp_path / "cat.xyz",
+        tmp_path / ("n" * 300 + ".png"),
+        Path("/proc/cat.png"),
+    ):
+        with pytest.raises(InputError, match=r"^output: "):
+            output.destination(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        output.write(tmp_path / "cat.png", b"picture")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        output.write(tmp_path / "cat.png", b"picture")
+
+
+def test_write_gives_the_hash_of_the_file(tmp_path: Path) -> None:
+    digest = output.write(tmp_path / "cat.png", b"picture")
+    assert digest == hashlib.sha256((tmp_path / "cat.png").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"), [(".png", "PNG"), (".JPG", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")]
+)
+def test_suffix_decides_the_format(tmp_path: Path, suffix: str, name: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    output.write(path, output.encoded(PICTURE, suffix, {"seed": "7"}))
+    with Image.open(path) as written:
+        assert written.format == name
+
+
+def test_png_carries_the_notes(tmp_path: Path) -> None:
+    output.write(tmp_path / "a.png", output.encoded(PICTURE, ".png", {"seed": "7"}))
+    with Image.open(tmp_path / "a.png") as written:
+        assert written.text == {"seed": "7"}

@@ -1,0 +1,100 @@
+"""What the documents show works: code runs, commands parse, links lead somewhere."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.main import get_command
+
+from kleinod import catalog
+from kleinod.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(language: str) -> list[object]:
+    return [
+        pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+        for page in PAGES
+        for number, (name, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+        if name == language
+    ]
+
+
+@pytest.fixture
+def tiny_everywhere(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any model name means the tiny model; a current folder with two pictures in it."""
+    monkeypatch.setattr(catalog, "find", lambda name: tiny_model)
+    monkeypatch.chdir(tmp_path)
+    for name in ("fox.png", "owl.png"):
+        Image.new("RGB", (96, 80), "brown").save(name)
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+@pytest.mark.usefixtures("tiny_everywhere")
+def test_python_block_runs(code: str) -> None:
+    exec(compile(code, "block", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("commands", _blocks("console"))
+def test_console_block_parses(commands: str) -> None:
+    group = get_command(app)
+    for line in commands.splitlines():
+        program, name, *arguments = shlex.split(line.removeprefix("$ "))
+        assert program == "kleinod" and name in group.commands, line
+        command = group.commands[name]
+        command.make_context(name, arguments, parent=typer.Context(group))
+
+
+def test_make_commands_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"^    make (\w+)|`make (\w+)`", text, re.MULTILINE)
+        assert {first or second for first, second in named} <= targets, page
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_each_trap_names_a_test_that_exists() -> None:
+    traps = (ROOT / "docs" / "traps.md").read_text(encoding="utf-8").split("\n- ")[1:]
+    for trap in traps:
+        found = re.search(r"`(tests/\w+\.py)::(\w+)`", trap)
+        assert found, trap
+        assert f"def {found[2]}(" in (ROOT / found[1]).read_text(encoding="utf-8"), trap
+
+
+def test_command_line_page_is_up_to_date() -> None:
+    write_cli = runpy.run_path(str(ROOT / "docs" / "write_cli.py"))
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == write_cli["cli_reference"](), "run `make docs`"
+
+
+@pytest.mark.usefixtures("tiny_everywhere")
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("paint.py", ["a fox on a blue background", "out.png"]),
+        ("edit.py", ["the first beside the second", "fox.png", "owl.png", "out.png"]),
+    ],
+)
+def test_example_writes_its_picture(tiny_model: Path, script: str, arguments: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
+    command += ["--model", str(tiny_model)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    assert "seed" in output.stdout
+    with Image.open("out.png") as picture:
+        assert picture.size == ((96, 80) if script == "edit.py" else (96, 96))

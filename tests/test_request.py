@@ -1,0 +1,61 @@
+"""Each impossible request is refused in one line with field, value, limit and remedy."""
+
+from typing import Any
+
+import pytest
+
+from kleinod.errors import InputError
+from kleinod.request import Request
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 65}, "width: 65 is not a multiple of 16; the nearest is 64"),
+        ({"height": 120}, "height: 120 is not a multiple of 16; the nearest is 128"),
+        ({"height": 48}, "height: 48 is under 64; give at least 64"),
+        ({"width": -64}, "width: -64 is under 64; give at least 64"),
+        ({"width": 0}, "width: 0 is under 64; give at least 64"),
+        ({"width": 64.0}, "width: 64.0 is no whole number"),
+        ({"width": 2064, "height": 2048}, "width x height: 2064x2048 is over 4 megapixels"),
+        ({"width": 10**9}, "width: 1000000000 is over"),
+        ({"width": 1024, "height": 64}, "width x height: 1024x64 is longer than 8:1"),
+        ({"num_inference_steps": 0}, "num_inference_steps: 0 is under 1; give at least 1"),
+        ({"num_inference_steps": 10**12}, "num_inference_steps: 1000000000000 is over 1000"),
+        ({"num_images": 0}, "num_images: 0 is under 1; give at least 1"),
+        ({"num_images": None}, "num_images: None is no whole number"),
+        ({"num_images": True}, "num_images: True is no whole number"),
+        ({"seed": -1}, "seed: -1 is under 0; give at least 0"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is over"),
+        ({"guidance_scale": 0.5}, "guidance_scale: 0.5 is under 1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: nan is no finite number"),
+        ({"guidance_scale": "4"}, "guidance_scale: '4' is no finite number"),
+        ({"prompt": ()}, "prompt: none is given"),
+        ({"prompt": 7}, "prompt: 7 is no text"),
+        ({"prompt": ("a", None)}, "prompt: None is no text"),
+        ({"prompt": "\ud800"}, "prompt: '\\ud800' is not valid Unicode"),
+        ({"negative_prompt": None}, "negative_prompt: None is no text"),
+        ({"reference_images": "cat.png"}, "reference_images: 'cat.png' is no list"),
+    ],
+)
+def test_impossible_request_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Request(**({"prompt": "a cat"} | fields)).validate()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"width": 2048, "height": 2048},
+        {"width": 512, "height": 64},
+        {"prompt": ""},
+        {"prompt": ("a", "雪")},
+        {"guidance_scale": 1},
+        {"seed": 2**63 - 1, "num_images": 256, "num_inference_steps": 1000},
+    ],
+)
+def test_possible_request_passes(fields: dict[str, Any]) -> None:
+    Request(**({"prompt": "a cat"} | fields)).validate()

@@ -1,0 +1,122 @@
+"""Under `sequential` one component is held at a time; a known prompt needs no text encoder."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import kleinod
+from kleinod.embeddings import EmbeddingCache
+from kleinod.pipeline import Pipeline
+from kleinod.residency import AUTO_LIMIT_BYTES, Residents, chosen_policy
+
+FIELDS = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.saved(tmp_path_factory.mktemp("klein"))
+
+
+def _loaded(folder: Path, residency: str) -> Pipeline:
+    return kleinod.load(folder, device="cpu", dtype="float32", residency=residency)
+
+
+def _watched(pipeline: Pipeline) -> list[tuple[str, ...]]:
+    """What is held after each use of a component, as it happens."""
+    held: list[tuple[str, ...]] = []
+    use = pipeline.residents.use
+
+    def watched(name: str) -> nn.Module:
+        module = use(name)
+        if not held or held[-1] != pipeline.residents.held:
+            held.append(pipeline.residents.held)
+        return module
+
+    pipeline.residents.use = watched
+    return held
+
+
+def test_sequential_holds_one_component_at_a_time(folder: Path) -> None:
+    pipeline = _loaded(folder, "sequential")
+    assert pipeline.residents.held == ()
+    held = _watched(pipeline)
+    pipeline.generate("a cat", **FIELDS)
+    assert held == [("text_encoder",), ("transformer",), ("autoencoder",)]
+    held.clear()
+    pipeline.generate("a cat", **FIELDS)
+    assert held == [("transformer",), ("autoencoder",)]
+
+
+def test_all_keeps_every_component(folder: Path) -> None:
+    pipeline = _loaded(folder, "auto")
+    before = {name: id(pipeline.residents.use(name)) for name in pipeline.residents.held}
+    assert before.keys() == {"text_encoder", "transformer", "autoencoder"}
+    pipeline.generate("a cat", **FIELDS)
+    assert before == {name: id(pipeline.residents.use(name)) for name in before}
+
+
+def test_policies_paint_one_picture(folder: Path) -> None:
+    pictures = [
+        _loaded(folder, residency).generate("a cat", **FIELDS).images[0].image
+        for residency in ("all", "sequential")
+    ]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
+def test_a_released_component_leaves_the_address_space(folder: Path) -> None:
+    pipeline = _loaded(folder, "sequential")
+    pipeline.residents.use("text_encoder")
+    assert "text_encoder/model.safetensors" in Path("/proc/self/maps").read_text()
+    pipeline.residents.use("transformer")
+    assert "text_encoder/model.safetensors" not in Path("/proc/self/maps").read_text()
+
+
+def test_auto_decides_by_size() -> None:
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES - 1) == "all"
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES) == "sequential"
+    assert chosen_policy("all", AUTO_LIMIT_BYTES) == "all"
+
+
+def test_a_failed_load_holds_nothing() -> None:
+    def failing() -> nn.Module:
+        raise KeyboardInterrupt
+
+    residents = Residents({"a": nn.Identity, "b": failing}, "sequential")
+    residents.use("a")
+    with pytest.raises(KeyboardInterrupt):
+        residents.use("b")
+    assert residents.held == ()
+
+
+def test_progress_tells_each_component(folder: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    kleinod.load(folder, device="cpu", progress=lambda stage, part: seen.append((stage, part)))
+    assert [stage for stage, _ in seen] == ["text_encoder", "transformer", "autoencoder", "ready"]
+    assert [part for _, part in seen] == sorted(part for _, part in seen)
+    assert seen[-1][1] == 1.0
+
+
+def test_the_cache_encodes_each_prompt_once_and_drops_the_oldest() -> None:
+    calls: list[list[str]] = []
+
+    def encode(prompts: list[str]) -> torch.Tensor:
+        calls.append(prompts)
+        return torch.tensor([[[float(len(prompt))]] for prompt in prompts])
+
+    cache = EmbeddingCache(capacity=2)
+    embeds = cache.embeds(["aa", "b", "aa"], encode)
+    assert embeds["aa"].item() == 2 and embeds["b"].item() == 1
+    cache.embeds(["aa"], encode)
+    cache.embeds(["ccc"], encode)
+    cache.embeds(["aa"], encode)
+    cache.embeds(["b"], encode)
+    assert calls == [["aa", "b"], ["ccc"], ["b"]]
+
+
+def test_more_prompts_than_the_cache_holds_are_all_given() -> None:
+    cache = EmbeddingCache(capacity=1)
+    embeds = cache.embeds(["a", "bb"], lambda prompts: torch.zeros(len(prompts), 1, 1))
+    assert embeds.keys() == {"a", "bb"}
