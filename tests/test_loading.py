@@ -190,6 +190,19 @@ def test_a_flawed_transformer_is_named(copy: Path, change, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_a_variant_beside_the_published_file_is_left_alone(folder: Path, copy: Path) -> None:
+    half = {name: tensor.half() for name, tensor in load_file(copy / TRANSFORMER).items()}
+    save_file(half, copy / "transformer/diffusion_pytorch_model.fp16.safetensors")
+    _assert_same(_transformer(copy / "transformer"), _transformer(folder / "transformer"))
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file({"x.weight": torch.ones(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(WeightsError, match=r"x\.weight is in two files"):
+        loading.open_transformer(tmp_path)
+
+
 def test_a_truncated_file_is_named(copy: Path) -> None:
     file = copy / TRANSFORMER
     file.write_bytes(file.read_bytes()[:-100])

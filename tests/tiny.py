@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
@@ -9,6 +10,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -97,3 +99,9 @@ def saved(folder: Path, *, is_distilled: bool = True) -> Path:
     """A folder in the diffusers layout, written by diffusers."""
     oracle(is_distilled=is_distilled).save_pretrained(folder)
     return folder
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Colourful noise."""
+    random = np.random.default_rng(0)
+    return Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8))

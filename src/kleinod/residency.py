@@ -4,7 +4,6 @@
 next, so that text encoder and transformer are never held at once.
 """
 
-import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,9 +36,8 @@ class Residents:
         return self._held[name]
 
     def release(self) -> None:
-        """Let go of every component; mapped files are unmapped at once."""
+        """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
-        gc.collect()
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -12,6 +12,11 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return normalised.to(scale.dtype) * scale
 
 
+def within_float16(x: Tensor) -> Tensor:
+    """x, and in float16 clipped to its finite range, as diffusers does after each block."""
+    return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
+
+
 class JoinedLinear(nn.Module):
     """A linear whose weight lies in several pieces: stands in for nn.Linear without a bias.
 

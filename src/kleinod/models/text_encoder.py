@@ -95,7 +95,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config, self.layers_read = config, tuple(layers)
         self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # nn.Embedding's own normal_ costs a second of imports when it runs on the meta device
+        table = nn.init.uniform_(torch.empty(config.vocab_size, config.hidden_size), -1, 1)
+        self.model.embed_tokens = nn.Embedding(*table.shape, _weight=table)
         self.model.layers = nn.ModuleList(Layer(config) for _ in range(max(layers)))
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TransformerConfig
-from kleinod.models.ops import rms_norm
+from kleinod.models.ops import rms_norm, within_float16
 
 
 def rope(position_ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class DoubleStreamBlock(_Modulated):
         txt = txt + txt_mod[2] * self.txt_attn.proj(txt_out)
         img = img + img_mod[5] * self._mlp(self.img_mlp, img, img_mod)
         txt = txt + txt_mod[5] * self._mlp(self.txt_mlp, txt, txt_mod)
-        return img, txt
+        return img, within_float16(txt)
 
     def _mlp(self, mlp: nn.Sequential, x: Tensor, mod: tuple[Tensor, ...]) -> Tensor:
         return mlp[2](_swiglu(mlp[0](self.modulated(x, mod[3], mod[4]))))
@@ -182,7 +182,7 @@ class SingleStreamBlock(_Modulated):
         fused = self.linear1(self.modulated(x, mod[0], mod[1]))
         qkv, mlp = fused[..., : 3 * self.hidden_dim], fused[..., 3 * self.hidden_dim :]
         out = attention(*split_heads(qkv, self.norm, self.num_heads), rotation)
-        return x + mod[2] * self.linear2(torch.cat((out, _swiglu(mlp)), dim=-1))
+        return within_float16(x + mod[2] * self.linear2(torch.cat((out, _swiglu(mlp)), dim=-1)))
 
 
 class TimeEmbedding(nn.Module):

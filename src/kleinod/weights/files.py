@@ -18,11 +18,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in weight_files(path):
         try:
-            tensors |= load_file(file)
+            found = load_file(file)
         except (SafetensorError, OSError) as error:
             raise WeightsError(
                 f"{file}: not a whole safetensors file ({error}); fetch it again"
             ) from error
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise WeightsError(f"{path}: tensor {min(twice)} is in two files; keep one of them")
+        tensors |= found
     return tensors
 
 
@@ -34,8 +38,13 @@ def weight_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: is missing; fetch the model again")
-    indices = sorted(path.glob("*" + INDEX_SUFFIX))
-    files = _shards(indices[0]) if indices else sorted(path.glob("*" + SUFFIX))
+    # the published names first: a variant such as model.fp16.safetensors may lie beside them
+    for stem in ("diffusion_pytorch_model", "model"):
+        if (path / (stem + INDEX_SUFFIX)).is_file():
+            return _shards(path / (stem + INDEX_SUFFIX))
+        if (path / (stem + SUFFIX)).is_file():
+            return [path / (stem + SUFFIX)]
+    files = sorted(path.glob("*" + SUFFIX))
     if not files:
         raise WeightsError(f"{path}: holds no {SUFFIX} file; fetch the model again")
     return files
