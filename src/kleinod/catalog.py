@@ -99,6 +99,18 @@ def _snapshots(repository: str) -> list[Path]:
     return sorted(snapshots, key=lambda path: path.name != revision)
 
 
+def cache_folder() -> Path | None:
+    """Where kleinod keeps what it can make again: $KLEINOD_CACHE, else the user's cache folder.
+
+    None if $KLEINOD_CACHE is `off`.
+    """
+    own = os.environ.get("KLEINOD_CACHE", "")
+    if own == "off":
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kleinod"
+    return Path(own).expanduser() if own else base
+
+
 def describe(name: str | Path, path: Path) -> ModelInfo:
     """The facts of the model at path: kleinod.json, model_index.json, then the klein values."""
     known = KNOWN.get(str(name))
