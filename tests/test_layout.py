@@ -21,6 +21,7 @@ ORDER = (
     "latents",
     "sampling",
     "models",
+    "quantization",
     "weights",
     "embeddings",
     "residency",

@@ -1,9 +1,14 @@
 """The package's tokenizer gives the published ids. Source: klein-facts D."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from kleinod.errors import WeightsError
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.weights.folders import OWN_TOKENIZER
+from kleinod.request import Components
+from kleinod.weights.folders import OWN_TOKENIZER, model_paths
 
 A_CAT = [151644, 872, 198, 64, 8251, 151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271]
 PAD = 151643
@@ -30,3 +35,50 @@ def test_a_long_prompt_loses_its_tail(tokenizer: Tokenizer) -> None:
     assert mask.sum() == 512
     assert ids[0, :3].tolist() == A_CAT[:3]
     assert ids[0, -1] == 8251
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's tokenizer taken apart, as Qwen publishes it: vocab.json and merges.txt."""
+    folder = tmp_path_factory.mktemp("apart")
+    model = json.loads(OWN_TOKENIZER.read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat",
+        "",
+        "It's 2026: 12345 FOXES'LL jump…  twice\n\n  <tool_call>x</tool_call> <|vision_start|>",
+        "雪 кот एक बिल्ली 🦊🏽 e\u0301 naïve\tＡ\r\n",
+        "<think> <|fim_pad|><|box_end|> </think><|endoftext|>",
+    ],
+)
+def test_vocabulary_and_merges_give_the_same_ids(
+    tokenizer: Tokenizer, apart: Path, prompt: str
+) -> None:
+    other = Tokenizer.from_file(apart / "vocab.json")
+    assert other.num_tokens == tokenizer.num_tokens == 151669
+    for mine, theirs in zip(other.encode([prompt]), tokenizer.encode([prompt]), strict=True):
+        assert mine.tolist() == theirs.tolist()
+
+
+def test_a_folder_may_hold_the_two_files(apart: Path, tmp_path: Path) -> None:
+    (tmp_path / "klein.safetensors").touch()
+    given = Components(text_encoder=apart, autoencoder=apart, tokenizer=apart)
+    assert model_paths(tmp_path / "klein.safetensors", given).tokenizer == apart / "vocab.json"
+    beside = Components(text_encoder=apart, autoencoder=apart)
+    assert model_paths(tmp_path / "klein.safetensors", beside).tokenizer == apart / "vocab.json"
+    nothing = Components(text_encoder=tmp_path, autoencoder=apart)
+    assert model_paths(tmp_path / "klein.safetensors", nothing).tokenizer == OWN_TOKENIZER
+
+
+def test_merges_that_are_none_are_named(apart: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_bytes((apart / "vocab.json").read_bytes())
+    (tmp_path / "merges.txt").write_text("no such words at all\n")
+    with pytest.raises(WeightsError, match=r"is no vocab\.json with a merges\.txt"):
+        Tokenizer.from_file(tmp_path / "vocab.json")

@@ -11,7 +11,7 @@ from torch import nn
 
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
-from kleinod.config import TransformerConfig
+from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.tokenizer import Tokenizer
@@ -31,6 +31,9 @@ _DTYPES = {
 }
 # below this an encoder runs faster than its embeddings are worth keeping
 MIN_STORED_ENCODER_BYTES = 256 * 1024**2
+# the published text encoders by width
+_TEXT_ENCODERS = {2560: "Qwen3-4B, klein 4B's", 4096: "Qwen3-8B, klein 9B's"}
+QWEN3_WORDS, QWEN3_PAD = 151936, 151643
 # the widths that are published, and under which licence
 _LICENSES = {3072: catalog.APACHE, 4096: catalog.NON_COMMERCIAL}
 
@@ -111,22 +114,41 @@ def _check_pair(
 ) -> None:
     """The parts must fit each other. Raises WeightsError."""
     text, context = modules["text_encoder"].config, modules["transformer"].config
-    width = text.hidden_size * len(info.text_layers)
-    if width != context.joint_attention_dim:
+    count = len(info.text_layers)
+    if text.hidden_size * count != context.joint_attention_dim:
         raise WeightsError(
-            f"text encoder {paths.text_encoder}: gives {width} numbers per token, the transformer "
-            f"reads {context.joint_attention_dim}; take the text encoder of this size of model"
+            f"text encoder {paths.text_encoder}: gives {_read(text.hidden_size * count, count)}, "
+            f"the transformer reads {_read(context.joint_attention_dim, count)}; "
+            "take the text encoder of this size of model"
         )
-    if tokenizer.num_tokens > text.vocab_size:
-        raise WeightsError(
-            f"tokenizer {paths.tokenizer}: has {tokenizer.num_tokens} tokens, the text encoder "
-            f"{text.vocab_size}; take the tokenizer of this text encoder"
-        )
+    _check_tokenizer(tokenizer, text, paths.tokenizer)
     channels = 4 * modules["autoencoder"].config.latent_channels
     if channels != context.in_channels:
         raise WeightsError(
             f"autoencoder {paths.autoencoder}: gives {channels} channels, the transformer reads "
             f"{context.in_channels}; take klein's autoencoder"
+        )
+
+
+def _read(width: int, num_layers: int) -> str:
+    """A text width in words, with the published encoder that has it."""
+    encoder = _TEXT_ENCODERS.get(width // num_layers)
+    return f"{width} numbers per token" + (f" ({encoder})" if encoder else "")
+
+
+def _check_tokenizer(tokenizer: Tokenizer, text: TextEncoderConfig, path: Path) -> None:
+    """The tokenizer must number its words as the text encoder does. Raises WeightsError."""
+    known, words = text.vocab_size, tokenizer.num_tokens
+    # published tables of words are padded a little
+    if words > known or words < known * 3 // 4:
+        raise WeightsError(
+            f"tokenizer {path}: has {words} tokens, the text encoder {known}; "
+            "take the tokenizer of this text encoder"
+        )
+    if known == QWEN3_WORDS and tokenizer.pad_id != QWEN3_PAD:
+        raise WeightsError(
+            f"tokenizer {path}: <|endoftext|> has the number {tokenizer.pad_id}, in Qwen3 "
+            f"{QWEN3_PAD}; take Qwen3's tokenizer"
         )
 
 

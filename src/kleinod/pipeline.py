@@ -4,6 +4,8 @@ text encoder -> autoencoder.encode -> noise -> transformer x steps -> autoencode
 Knows components only through Residents; assembly.py makes a pipeline from files.
 """
 
+import logging
+import re
 import secrets
 import time
 from collections import deque
@@ -24,6 +26,10 @@ from kleinod.request import Request, check_size
 from kleinod.residency import Residents
 
 MIN_SIDE_PIXELS = 64
+# fewer steps than this are for a distilled model
+MIN_BASE_STEPS = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class Pipeline:
     @torch.inference_mode()
     def _painted(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
         start = time.perf_counter()
+        _warn_of_variant(request, self.info)
         embeds = self._embeds(request)
         encoding = time.perf_counter()
         tokens, ids = self._references(request)
@@ -200,6 +207,23 @@ def _check_guidance(request: Request, info: ModelInfo) -> None:
         raise InputError(
             f"negative_prompt: {request.negative_prompt!r} has no effect without guidance; "
             "leave it out, or take a base model"
+        )
+
+
+def _warn_of_variant(request: Request, info: ModelInfo) -> None:
+    """One line where a model is run as it was not trained."""
+    steps, guidance = request.num_inference_steps or 1, request.guidance_scale or 1.0
+    if not info.is_distilled and (steps < MIN_BASE_STEPS or guidance == 1.0):
+        _log.warning(
+            "%s is a base model: %d steps at guidance %s are a distilled model's and give a poor "
+            "picture; leave both out (%d steps, guidance %s)",
+            *(info.name, steps, guidance, info.num_inference_steps, info.guidance_scale),
+        )
+    if request.reference_images and "kv" in re.split(r"[^a-z0-9]+", info.name.lower()):
+        _log.warning(
+            "%s was trained to read references once, as if finished; here they are read at every "
+            "step, and edits may be poor: take klein-9b for edits",
+            info.name,
         )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as _Tokenizer
 from torch import Tensor
 
@@ -10,9 +11,24 @@ from kleinod.errors import WeightsError
 
 _TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
+# what the template needs; other models' tokenizers lack one or the other
+_NEEDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+# Qwen3's words outside of vocab.json, in the order of their numbers
+_ADDED = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
+    "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
+    "<|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> "
+    "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> "
+    "<think> </think>"
+).split()
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 
 class Tokenizer:
-    """A tokenizer.json of Qwen3's family."""
+    """A tokenizer of Qwen3's family."""
 
     def __init__(self, backend: _Tokenizer, max_length: int = 512) -> None:
         self._backend, self.max_length = backend, max_length
@@ -22,14 +38,18 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, max_length: int = 512) -> "Tokenizer":
-        """Read tokenizer.json. Raises WeightsError."""
+        """Read tokenizer.json, or vocab.json with the merges.txt beside it. Raises WeightsError."""
+        path = Path(path)
+        is_apart = path.name == "vocab.json"
         try:
-            backend = _Tokenizer.from_file(str(path))
+            backend = _from_vocabulary(path) if is_apart else _Tokenizer.from_file(str(path))
         # the library raises nothing narrower
         except Exception as error:
-            raise WeightsError(f"{path}: is no tokenizer.json ({error}); fetch it again") from error
-        if backend.token_to_id("<|endoftext|>") is None:
-            raise WeightsError(f"{path}: has no <|endoftext|>; take a Qwen3 tokenizer")
+            kind = "vocab.json with a merges.txt" if is_apart else "tokenizer.json"
+            raise WeightsError(f"{path}: is no {kind} ({error}); fetch it again") from error
+        for token in _NEEDED:
+            if backend.token_to_id(token) is None:
+                raise WeightsError(f"{path}: has no {token}; take a Qwen3 tokenizer")
         return cls(backend, max_length)
 
     @property
@@ -47,3 +67,18 @@ class Tokenizer:
             ids[row, : len(words)] = torch.tensor(words)
             mask[row, : len(words)] = 1
         return ids, mask
+
+
+def _from_vocabulary(path: Path) -> _Tokenizer:
+    """Qwen's byte-level BPE from its two files; what neither says is as published."""
+    backend = _Tokenizer(models.BPE.from_file(str(path), str(path.with_name("merges.txt"))))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in _ADDED])
+    return backend

@@ -1,20 +1,39 @@
-"""Tensors of a file or folder, mapped into memory. Knows nothing about models. No pickle, ever."""
+"""Weights of a file or folder, mapped into memory. Knows nothing about models. No pickle, ever."""
 
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from kleinod.config import read_json
 from kleinod.errors import WeightsError
+from kleinod.quantization.stored import Weight
+from kleinod.weights import pieces
 
 SUFFIX = ".safetensors"
+GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
+def read_weights(path: Path) -> dict[str, Weight]:
+    """Every weight of a component, each layer with its scales in one. Raises WeightsError."""
+    files = weight_files(path)
+    if files[0].suffix == GGUF_SUFFIX:
+        # imported here: most models never need it
+        from kleinod.weights.gguf_files import read_gguf
+
+        return read_gguf(files[0])
+    tensors = read_tensors(path)
+    formats: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            formats |= pieces.header_formats(opened.metadata(), file)
+    return pieces.assembled(tensors, formats, path)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, or of a component's folder, sharded or not. Raises WeightsError."""
+    """Every tensor of a safetensors file or a folder, sharded or not. Raises WeightsError."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(path):
         try:
@@ -33,8 +52,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def weight_files(path: Path) -> list[Path]:
     """The files that hold a component; an index decides where there is one. Raises WeightsError."""
     if path.is_file():
-        if path.suffix != SUFFIX:
-            raise WeightsError(f"{path}: not a {SUFFIX} file; only those are read")
+        if path.suffix not in (SUFFIX, GGUF_SUFFIX):
+            raise WeightsError(f"{path}: no {SUFFIX} or {GGUF_SUFFIX} file; only those are read")
         return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: is missing; fetch the model again")
@@ -44,9 +63,11 @@ def weight_files(path: Path) -> list[Path]:
             return _shards(path / (stem + INDEX_SUFFIX))
         if (path / (stem + SUFFIX)).is_file():
             return [path / (stem + SUFFIX)]
-    files = sorted(path.glob("*" + SUFFIX))
+    files = sorted(path.glob("*" + SUFFIX)) or sorted(path.glob("*" + GGUF_SUFFIX))
     if not files:
         raise WeightsError(f"{path}: holds no {SUFFIX} file; fetch the model again")
+    if files[0].suffix == GGUF_SUFFIX and len(files) > 1:
+        raise WeightsError(f"{path}: holds {len(files)} {GGUF_SUFFIX} files; name one of them")
     return files
 
 

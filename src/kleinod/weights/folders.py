@@ -53,17 +53,29 @@ def _existing(name: str, path: Path) -> Path:
     return path
 
 
+def _tokenizer_file(folder: Path) -> Path | None:
+    """tokenizer.json, or vocab.json if merges.txt lies beside it."""
+    if (folder / "tokenizer.json").is_file():
+        return folder / "tokenizer.json"
+    is_apart = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+    return folder / "vocab.json" if is_apart else None
+
+
 def _tokenizer(given: str | Path | None, model: Path, text_encoder: Path) -> Path:
     """The given one, the folder's, the one beside the text encoder, or for split files our own."""
     if given is not None:
         path = _existing("tokenizer", Path(given))
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            raise InputError(f"tokenizer: {path} holds no tokenizer.json; give one that does")
+        file = _tokenizer_file(path) if path.is_dir() else path
+        if file is None:
+            raise InputError(
+                f"tokenizer: {path} holds no tokenizer.json, nor vocab.json and merges.txt; "
+                "give a folder that does"
+            )
         return file
     for folder in (model / "tokenizer", text_encoder, text_encoder.parent / "tokenizer"):
-        if (folder / "tokenizer.json").is_file():
-            return folder / "tokenizer.json"
+        file = _tokenizer_file(folder)
+        if file is not None:
+            return file
     if model.is_file():
         return OWN_TOKENIZER
     missing = model / "tokenizer" / "tokenizer.json"

@@ -54,11 +54,31 @@ def joined_shape(parts: Parts) -> Shape:
     return (sum(part.shape[0] for part in parts), *first[1:])
 
 
+# latent channels of the autoencoders that lie about, and whose they are
+_AUTOENCODERS = {4: "Stable Diffusion's", 16: "FLUX.1's or Stable Diffusion 3's"}
+
+
+def check_autoencoder(tensors: Mapping[str, Parts], path: Path) -> None:
+    """Name the autoencoder of another family. Raises WeightsError."""
+    parts = tensors.get("decoder.conv_in.weight")
+    shape = () if parts is None else joined_shape(parts)
+    if len(shape) != 4 or "bn.running_mean" in tensors:
+        return
+    channels = shape[1]
+    family = _AUTOENCODERS.get(channels, "of another family")
+    raise WeightsError(
+        f"{path}: is no FLUX.2 autoencoder but {family}, with {channels} latent channels "
+        "and no bn.running_mean; take FLUX.2's, with 32"
+    )
+
+
 def transformer(tensors: Mapping[str, Parts], path: Path) -> TransformerConfig:
     """Geometry of a transformer under BFL's names. Raises WeightsError."""
     shapes = Shapes(tensors, path, "klein transformer")
     if shapes.has("guidance_in."):
         raise WeightsError(f"{path}: has guidance_in, so it is FLUX.2-dev, not klein; not read")
+    if shapes.has("vector_in."):
+        raise WeightsError(f"{path}: has vector_in, so it is FLUX.1, not klein; not read")
     hidden, channels = shapes.of("img_in.weight", 2)
     head_dim = shapes.of("double_blocks.0.img_attn.norm.query_norm.scale", 1)[0]
     mlp = shapes.of("double_blocks.0.img_mlp.2.weight", 2)[1]

@@ -10,10 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import overload
 
 from torch import Tensor
 
-Parts = tuple[Tensor, ...]
+from kleinod.quantization.stored import SwappedHalves, Weight
+
+Parts = tuple[Weight, ...]
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,43 @@ AUTOENCODER = (
 )
 
 
-def to_bfl(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, Parts]:
-    """Tensors under BFL's names; names that are BFL's already stay."""
+# llama.cpp's names of a Qwen3 model ("diffusers" here) and those of our modules
+TEXT_ENCODER_GGUF = (
+    Row("model.embed_tokens", ("token_embd",)),
+    Row("model.norm", ("output_norm",)),
+    Row("lm_head", ("output",)),
+    *_renamed(
+        "model.layers.{n}.",
+        "blk.{n}.",
+        {
+            "input_layernorm": "attn_norm",
+            "self_attn.q_proj": "attn_q",
+            "self_attn.k_proj": "attn_k",
+            "self_attn.v_proj": "attn_v",
+            "self_attn.o_proj": "attn_output",
+            "self_attn.q_norm": "attn_q_norm",
+            "self_attn.k_norm": "attn_k_norm",
+            "post_attention_layernorm": "ffn_norm",
+            "mlp.gate_proj": "ffn_gate",
+            "mlp.up_proj": "ffn_up",
+            "mlp.down_proj": "ffn_down",
+        },
+    ),
+)
+
+
+@overload
+def to_bfl(
+    tensors: Mapping[str, Tensor], table: tuple[Row, ...]
+) -> dict[str, tuple[Tensor, ...]]: ...
+
+
+@overload
+def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> dict[str, Parts]: ...
+
+
+def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> Mapping[str, Parts]:
+    """Weights under BFL's names; names that are BFL's already stay."""
     result: dict[str, Parts] = {}
     fused: dict[str, dict[int, str]] = {}
     last = _last_level(tensors)
@@ -143,8 +181,7 @@ def to_bfl(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, P
         elif hit.row.transform == "fuse":
             fused.setdefault(hit.rendered(hit.row.bfl, last), {})[hit.column] = name
         else:
-            target = hit.rendered(hit.row.bfl, last)
-            result[target] = _transformed(tensor, hit.row.transform, "bfl")
+            result[hit.rendered(hit.row.bfl, last)] = _from_diffusers(tensor, hit.row.transform)
     for target, names in fused.items():
         if len(names) == 3:
             result[target] = tuple(tensors[names[column]] for column in range(3))
@@ -153,9 +190,11 @@ def to_bfl(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, P
     return result
 
 
-def to_diffusers(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, Parts]:
+def to_diffusers(
+    tensors: Mapping[str, Tensor], table: tuple[Row, ...]
+) -> dict[str, tuple[Tensor, ...]]:
     """Tensors under diffusers' names; names that are diffusers' already stay."""
-    result: dict[str, Parts] = {}
+    result: dict[str, tuple[Tensor, ...]] = {}
     last = _last_level(tensors)
     for name, tensor in tensors.items():
         hit = _hit(name, table, "bfl")
@@ -172,7 +211,14 @@ def to_diffusers(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[
     return result
 
 
-def _transformed(tensor: Tensor, transform: str, target: str) -> Parts:
+def _from_diffusers(weight: Weight, transform: str) -> Parts:
+    if isinstance(weight, Tensor):
+        return _transformed(weight, transform, "bfl")
+    assert transform != "flatten", "an autoencoder's weights are expanded before"
+    return (SwappedHalves(weight) if transform == "swap" else weight,)
+
+
+def _transformed(tensor: Tensor, transform: str, target: str) -> tuple[Tensor, ...]:
     if transform == "swap" and tensor.dim():
         first, second = tensor.chunk(2)
         return second, first
@@ -217,6 +263,6 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(stem + r"(?P<rest>\.\w+(?:\.\w+)?)?")
 
 
-def _last_level(tensors: Mapping[str, Tensor]) -> int:
+def _last_level(tensors: Mapping[str, object]) -> int:
     levels = (re.match(r"decoder\.up(?:_blocks)?\.(\d+)\.", name) for name in tensors)
     return max((int(level[1]) for level in levels if level), default=0)

@@ -1,7 +1,8 @@
 """Components from files, strictly: built on the meta device, checked, then filled.
 
 `open_*` reads names and shapes and checks them; `Blueprint.filled` gives the module. On the CPU, in
-the stored dtype, the module's tensors are the mapped file: nothing is copied.
+the stored dtype, the module's tensors are the mapped file: nothing is copied. Matrices stored in a
+narrower format stay in it, in every dtype; what is small or no linear is expanded here.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +18,23 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.ops import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
+from kleinod.quantization.stored import (
+    PlainWeight,
+    StoredEmbedding,
+    StoredLinear,
+    StoredWeight,
+    Weight,
+)
 from kleinod.weights import geometry
-from kleinod.weights.files import read_tensors
-from kleinod.weights.keys import AUTOENCODER, TRANSFORMER, Parts, to_bfl, to_diffusers
+from kleinod.weights.files import read_weights
+from kleinod.weights.keys import (
+    AUTOENCODER,
+    TEXT_ENCODER_GGUF,
+    TRANSFORMER,
+    Parts,
+    to_bfl,
+    to_diffusers,
+)
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 # a count kept from training, which nothing reads; some files leave it out
@@ -39,22 +54,39 @@ class Blueprint:
         whole: dict[str, Tensor] = {}
         for name, parts in self.parts.items():
             moved = tuple(_moved(part, device, dtype) for part in parts)
-            mapped = all(a is b for a, b in zip(moved, parts, strict=True))
-            if len(parts) > 1 and mapped and name.endswith(".weight"):
-                _replace(self.module, name.removesuffix(".weight"), JoinedLinear(moved))
-                whole |= {
-                    f"{name.removesuffix('.weight')}.parts.{i}": part
-                    for i, part in enumerate(moved)
-                }
+            layer, _, leaf = name.rpartition(".")
+            is_mapped = all(a is b for a, b in zip(moved, parts, strict=True))
+            stand_in = None
+            if leaf == "weight":
+                target = self.module.get_submodule(layer)
+                stand_in = _stand_in(target, moved, dtype, is_mapped=is_mapped)
+            if stand_in is None:
+                dense = [p.dense(dtype) if isinstance(p, StoredWeight) else p for p in moved]
+                whole[name] = dense[0] if len(dense) == 1 else torch.cat(dense)
             else:
-                whole[name] = moved[0] if len(moved) == 1 else torch.cat(moved)
+                _replace(self.module, layer, stand_in)
+                whole |= {f"{layer}.{key}": value for key, value in stand_in.state_dict().items()}
         self.module.load_state_dict(whole, strict=True, assign=True)
         return self.module.eval().requires_grad_(False)
 
 
+def _stand_in(
+    target: nn.Module, parts: Parts, dtype: torch.dtype, *, is_mapped: bool
+) -> nn.Module | None:
+    """What takes the place of a linear or an embedding, so that its weight stays as it is."""
+    plain = tuple(part for part in parts if isinstance(part, Tensor))
+    if len(plain) == len(parts):
+        return JoinedLinear(plain) if len(parts) > 1 and is_mapped else None
+    if isinstance(target, nn.Linear) and target.bias is None:
+        return StoredLinear(tuple(PlainWeight(p) if isinstance(p, Tensor) else p for p in parts))
+    if isinstance(target, nn.Embedding) and isinstance(parts[0], StoredWeight):
+        return StoredEmbedding(parts[0], dtype)
+    return None
+
+
 def open_transformer(path: Path) -> Blueprint:
     """The transformer of a folder or a single file, in either layout. Raises WeightsError."""
-    tensors = to_bfl(_unprefixed(read_tensors(path)), TRANSFORMER)
+    tensors = to_bfl(_unprefixed(read_weights(path)), TRANSFORMER)
     if _has_config(path):
         config = TransformerConfig.from_folder(path)
         _check_depth(config.num_layers + config.num_single_layers, tensors, path)
@@ -65,7 +97,13 @@ def open_transformer(path: Path) -> Blueprint:
 
 def open_autoencoder(path: Path) -> Blueprint:
     """The autoencoder of a folder or a single file, in either layout. Raises WeightsError."""
-    tensors = to_diffusers(read_tensors(path), AUTOENCODER)
+    # small and mostly convolutions: expanded at once
+    whole = {
+        name: weight.dense(torch.float32) if isinstance(weight, StoredWeight) else weight
+        for name, weight in read_weights(path).items()
+    }
+    tensors = to_diffusers(whole, AUTOENCODER)
+    geometry.check_autoencoder(tensors, path)
     tensors.setdefault(_OPTIONAL, (torch.zeros((), dtype=torch.long),))
     if _has_config(path):
         config = AutoencoderConfig.from_folder(path)
@@ -77,7 +115,7 @@ def open_autoencoder(path: Path) -> Blueprint:
 
 def open_text_encoder(path: Path, layers: tuple[int, ...]) -> Blueprint:
     """The text encoder of a folder or a single file, up to the last layer read."""
-    tensors = {name: (tensor,) for name, tensor in read_tensors(path).items()}
+    tensors = to_bfl(read_weights(path), TEXT_ENCODER_GGUF)
     if _has_config(path):
         config = TextEncoderConfig.from_folder(path)
         _check_depth(config.num_hidden_layers, tensors, path)
@@ -102,11 +140,11 @@ def _check_depth(depth: int, tensors: Mapping[str, Parts], path: Path) -> None:
         raise WeightsError(f"{path}: config.json names {depth} blocks for {len(tensors)} tensors")
 
 
-def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unprefixed(weights: dict[str, Weight]) -> dict[str, Weight]:
     for prefix in _PREFIXES:
-        if any(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+        if any(name.startswith(prefix) for name in weights):
+            return {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    return weights
 
 
 def _checked(build: Callable[[], nn.Module], tensors: Mapping[str, Parts], path: Path) -> Blueprint:
@@ -123,9 +161,17 @@ def _checked(build: Callable[[], nn.Module], tensors: Mapping[str, Parts], path:
     ):
         if names:
             raise WeightsError(f"{path}: {problem} tensor {min(names)} ({len(names)} in all)")
-    _check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, tensors, path)
-    _check_dtypes(tensors, path)
-    return Blueprint(module, dict(tensors))
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    fitted = {name: _fitted(parts, shapes[name]) for name, parts in tensors.items()}
+    _check_shapes(shapes, fitted, path)
+    _check_dtypes(fitted, path)
+    return Blueprint(module, fitted)
+
+
+def _fitted(parts: Parts, shape: geometry.Shape) -> Parts:
+    if len(parts) == 1 and isinstance(parts[0], StoredWeight):
+        return (parts[0].fitted(shape),)
+    return parts
 
 
 def _check_shapes(
@@ -144,15 +190,19 @@ def _check_shapes(
 def _check_dtypes(tensors: Mapping[str, Parts], path: Path) -> None:
     for name, parts in tensors.items():
         for part in parts:
-            if part.is_floating_point() and part.dtype not in _DTYPES:
+            if not isinstance(part, Tensor) or not part.is_floating_point():
+                continue
+            if part.dtype not in _DTYPES:
                 raise WeightsError(
                     f"{path}: tensor {name} is stored as {part.dtype}; "
                     "only bfloat16, float16 and float32 are read"
                 )
 
 
-def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+def _moved(weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
+    if isinstance(weight, StoredWeight):
+        return weight.to(device)
+    return weight.to(device, dtype if weight.is_floating_point() else weight.dtype)
 
 
 def _replace(module: nn.Module, name: str, stand_in: nn.Module) -> None:
