@@ -113,6 +113,8 @@ def _forward(module: Transformer) -> Tensor:
 
 
 def _measure(path: Path) -> dict[str, dict[str, int]]:
+    # on a shared machine two threads wait for each other at each of thousands of small steps
+    torch.set_num_threads(1)
     # what the libraries take at their first use is not the file's
     torch.nn.functional.linear(torch.ones(64, 64).bfloat16(), torch.ones(64, 64).bfloat16())
     seen = {"before": memory()}

@@ -25,7 +25,7 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
     if not is_split and not (model / "model_index.json").is_file():
         raise InputError(
             f"model: {model} holds no model_index.json; give a folder in the diffusers layout "
-            "or a transformer's .safetensors file"
+            "or a transformer's .safetensors or .gguf file"
         )
     text_encoder = _component("text_encoder", components.text_encoder, model, "text_encoder")
     return ModelPaths(

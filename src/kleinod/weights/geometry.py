@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import WeightsError
-from kleinod.weights.keys import Parts
+from kleinod.weights.keys import WeightParts
 
 Shape = tuple[int, ...]
 
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 class Shapes:
     """Shapes of tensors by name; a missing one says that the file is something else."""
 
-    def __init__(self, tensors: Mapping[str, Parts], path: Path, what: str) -> None:
+    def __init__(self, tensors: Mapping[str, WeightParts], path: Path, what: str) -> None:
         self._shapes = {name: joined_shape(parts) for name, parts in tensors.items()}
         self._path, self._what = path, what
 
@@ -46,7 +46,7 @@ class Shapes:
         return number // by
 
 
-def joined_shape(parts: Parts) -> Shape:
+def joined_shape(parts: WeightParts) -> Shape:
     """Shape of parts joined along the rows."""
     first = tuple(parts[0].shape)
     if len(parts) == 1 or not first:
@@ -58,7 +58,7 @@ def joined_shape(parts: Parts) -> Shape:
 _AUTOENCODERS = {4: "Stable Diffusion's", 16: "FLUX.1's or Stable Diffusion 3's"}
 
 
-def check_autoencoder(tensors: Mapping[str, Parts], path: Path) -> None:
+def check_autoencoder(tensors: Mapping[str, WeightParts], path: Path) -> None:
     """Name the autoencoder of another family. Raises WeightsError."""
     parts = tensors.get("decoder.conv_in.weight")
     shape = () if parts is None else joined_shape(parts)
@@ -72,7 +72,7 @@ def check_autoencoder(tensors: Mapping[str, Parts], path: Path) -> None:
     )
 
 
-def transformer(tensors: Mapping[str, Parts], path: Path) -> TransformerConfig:
+def transformer(tensors: Mapping[str, WeightParts], path: Path) -> TransformerConfig:
     """Geometry of a transformer under BFL's names. Raises WeightsError."""
     shapes = Shapes(tensors, path, "klein transformer")
     if shapes.has("guidance_in."):
@@ -96,7 +96,7 @@ def transformer(tensors: Mapping[str, Parts], path: Path) -> TransformerConfig:
     )
 
 
-def text_encoder(tensors: Mapping[str, Parts], path: Path) -> TextEncoderConfig:
+def text_encoder(tensors: Mapping[str, WeightParts], path: Path) -> TextEncoderConfig:
     """Geometry of a Qwen3 text encoder. Raises WeightsError."""
     shapes = Shapes(tensors, path, "Qwen3 text encoder")
     vocabulary, hidden = shapes.of("model.embed_tokens.weight", 2)
@@ -115,7 +115,7 @@ def text_encoder(tensors: Mapping[str, Parts], path: Path) -> TextEncoderConfig:
     )
 
 
-def autoencoder(tensors: Mapping[str, Parts], path: Path) -> AutoencoderConfig:
+def autoencoder(tensors: Mapping[str, WeightParts], path: Path) -> AutoencoderConfig:
     """Geometry of an autoencoder under diffusers' names. Raises WeightsError."""
     shapes = Shapes(tensors, path, "FLUX.2 autoencoder")
     latent = shapes.of("post_quant_conv.weight", 4)[0]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kleinod.quantization.stored import SwappedHalves, Weight
 
-Parts = tuple[Weight, ...]
+Parts = tuple[Tensor, ...]
+WeightParts = tuple[Weight, ...]
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,16 @@ TEXT_ENCODER_GGUF = (
 
 
 @overload
-def to_bfl(
-    tensors: Mapping[str, Tensor], table: tuple[Row, ...]
-) -> dict[str, tuple[Tensor, ...]]: ...
+def to_bfl(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, Parts]: ...
 
 
 @overload
-def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> dict[str, Parts]: ...
+def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> dict[str, WeightParts]: ...
 
 
-def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> Mapping[str, Parts]:
+def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> Mapping[str, WeightParts]:
     """Weights under BFL's names; names that are BFL's already stay."""
-    result: dict[str, Parts] = {}
+    result: dict[str, WeightParts] = {}
     fused: dict[str, dict[int, str]] = {}
     last = _last_level(tensors)
     for name, tensor in tensors.items():
@@ -190,11 +189,9 @@ def to_bfl(tensors: Mapping[str, Weight], table: tuple[Row, ...]) -> Mapping[str
     return result
 
 
-def to_diffusers(
-    tensors: Mapping[str, Tensor], table: tuple[Row, ...]
-) -> dict[str, tuple[Tensor, ...]]:
+def to_diffusers(tensors: Mapping[str, Tensor], table: tuple[Row, ...]) -> dict[str, Parts]:
     """Tensors under diffusers' names; names that are diffusers' already stay."""
-    result: dict[str, tuple[Tensor, ...]] = {}
+    result: dict[str, Parts] = {}
     last = _last_level(tensors)
     for name, tensor in tensors.items():
         hit = _hit(name, table, "bfl")
@@ -211,14 +208,14 @@ def to_diffusers(
     return result
 
 
-def _from_diffusers(weight: Weight, transform: str) -> Parts:
+def _from_diffusers(weight: Weight, transform: str) -> WeightParts:
     if isinstance(weight, Tensor):
         return _transformed(weight, transform, "bfl")
     assert transform != "flatten", "an autoencoder's weights are expanded before"
     return (SwappedHalves(weight) if transform == "swap" else weight,)
 
 
-def _transformed(tensor: Tensor, transform: str, target: str) -> tuple[Tensor, ...]:
+def _transformed(tensor: Tensor, transform: str, target: str) -> Parts:
     if transform == "swap" and tensor.dim():
         first, second = tensor.chunk(2)
         return second, first

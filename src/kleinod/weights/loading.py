@@ -31,7 +31,7 @@ from kleinod.weights.keys import (
     AUTOENCODER,
     TEXT_ENCODER_GGUF,
     TRANSFORMER,
-    Parts,
+    WeightParts,
     to_bfl,
     to_diffusers,
 )
@@ -47,7 +47,7 @@ class Blueprint:
     """A component whose names and shapes fit: the module on the meta device, and its tensors."""
 
     module: nn.Module
-    parts: dict[str, Parts]
+    parts: dict[str, WeightParts]
 
     def filled(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The module with its weights; use a blueprint once."""
@@ -71,7 +71,7 @@ class Blueprint:
 
 
 def _stand_in(
-    target: nn.Module, parts: Parts, dtype: torch.dtype, *, is_mapped: bool
+    target: nn.Module, parts: WeightParts, dtype: torch.dtype, *, is_mapped: bool
 ) -> nn.Module | None:
     """What takes the place of a linear or an embedding, so that its weight stays as it is."""
     plain = tuple(part for part in parts if isinstance(part, Tensor))
@@ -134,7 +134,7 @@ def _has_config(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
-def _check_depth(depth: int, tensors: Mapping[str, Parts], path: Path) -> None:
+def _check_depth(depth: int, tensors: Mapping[str, WeightParts], path: Path) -> None:
     """A configuration must not make us build more blocks than the file can fill."""
     if depth > len(tensors):
         raise WeightsError(f"{path}: config.json names {depth} blocks for {len(tensors)} tensors")
@@ -147,7 +147,9 @@ def _unprefixed(weights: dict[str, Weight]) -> dict[str, Weight]:
     return weights
 
 
-def _checked(build: Callable[[], nn.Module], tensors: Mapping[str, Parts], path: Path) -> Blueprint:
+def _checked(
+    build: Callable[[], nn.Module], tensors: Mapping[str, WeightParts], path: Path
+) -> Blueprint:
     """The module on the meta device, if each of its tensors is there, fits, and no other is."""
     try:
         with torch.device("meta"):
@@ -168,14 +170,14 @@ def _checked(build: Callable[[], nn.Module], tensors: Mapping[str, Parts], path:
     return Blueprint(module, fitted)
 
 
-def _fitted(parts: Parts, shape: geometry.Shape) -> Parts:
+def _fitted(parts: WeightParts, shape: geometry.Shape) -> WeightParts:
     if len(parts) == 1 and isinstance(parts[0], StoredWeight):
         return (parts[0].fitted(shape),)
     return parts
 
 
 def _check_shapes(
-    expected: Mapping[str, geometry.Shape], tensors: Mapping[str, Parts], path: Path
+    expected: Mapping[str, geometry.Shape], tensors: Mapping[str, WeightParts], path: Path
 ) -> None:
     shapes = {name: geometry.joined_shape(parts) for name, parts in tensors.items()}
     wrong = sorted(name for name, shape in shapes.items() if shape != expected[name])
@@ -187,7 +189,7 @@ def _check_shapes(
         )
 
 
-def _check_dtypes(tensors: Mapping[str, Parts], path: Path) -> None:
+def _check_dtypes(tensors: Mapping[str, WeightParts], path: Path) -> None:
     for name, parts in tensors.items():
         for part in parts:
             if not isinstance(part, Tensor) or not part.is_floating_point():

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,18 @@ def _check_scales(layers: list[_Layer], path: Path) -> None:
             f"({len(bare)} lack it); fetch the file again"
         )
     if bare:
-        _log.warning(
-            "%s: %d layers are float8 without scales, a plain cast: small weights are lost and "
-            "pictures may be poor; a file with scales is better",
-            path.name,
-            len(bare),
-        )
+        _warn_of_plain_float8(path, len(bare))
+
+
+# a file is opened to be checked and opened again to be used
+@cache
+def _warn_of_plain_float8(path: Path, count: int) -> None:
+    _log.warning(
+        "%s: the float8 layers (%d) have no scales, they are a plain cast: small weights are lost "
+        "and pictures may be poor; a file with scales is better",
+        path.name,
+        count,
+    )
 
 
 def _json(text: str | bytes, path: Path) -> dict[str, Any]:
