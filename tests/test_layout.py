@@ -32,7 +32,17 @@ ORDER = (
     "__main__",
 )
 # What the command line needs before it paints.
-WITHOUT_TORCH = ("errors", "request", "config", "catalog", "images", "weights.folders", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "request",
+    "config",
+    "catalog",
+    "images",
+    "weights.folders",
+    "weights.headers",
+    "weights.gguf_header",
+    "cli",
+)
 # The oracles are for tests; nothing is ever unpickled.
 NEVER = {"diffusers", "transformers", "pickle"}
 MAX_FUNCTION_LINES = 40
