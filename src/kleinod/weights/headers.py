@@ -17,8 +17,9 @@ from kleinod.errors import WeightsError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-# Published headers are under 1 MB. The format allows 100 MB, which decode to far more than that.
-MAX_HEADER_BYTES = 25_000_000
+# Published headers are under 1 MB. The format allows 100 MB, which may decode to 800 MB: one letter
+# outside the first plane makes four bytes of each.
+MAX_HEADER_BYTES = 16_000_000
 MAX_RANK = 8
 # Each of these signs makes at most one object of some hundred bytes when the JSON is decoded.
 _MAX_JSON_SIGNS = 400_000
