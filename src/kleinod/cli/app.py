@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import kleinod
 from kleinod.cli.generate import generate
+from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
 from kleinod.errors import InputError, KleinodError
 
@@ -49,6 +50,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(generate)
+app.command()(inspect)
 app.command()(models)
 
 
