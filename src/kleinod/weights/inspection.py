@@ -4,8 +4,8 @@ Reads no tensor data and needs no torch. What it needs in memory and how to use 
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ TOKENIZER = "tokenizer"
 NEEDED = ("transformer", "text_encoder", "vae", "tokenizer")
 _FOLDERS = (*NEEDED, "unet", "text_encoder_2", "text_encoder_3")
 _MAX_TOKENIZER_BYTES = 64_000_000
+# where programs keep the other files of a split model
+_NEIGHBOURS = ("text_encoders", "clip", "vae", "diffusion_models", "unet")
+_MAX_NEIGHBOURS = 24
 _HUB_FOLDER = re.compile(r"models--[\w.-]+?--([\w.-]+)")
 
 
@@ -67,7 +70,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the headers tell of a path; `model` is a known model's name if one was given."""
+    """What the headers tell of a path.
+
+    model: a known model's name, if one was given; companions: files nearby that fit a single file.
+    """
 
     path: Path
     title: str
@@ -77,6 +83,7 @@ class Inspection:
     info: ModelInfo | None
     notes: tuple[str, ...]
     model: str | None = None
+    companions: Mapping[str, Part] = field(default_factory=dict)
 
     def part(self, component: str) -> Part | None:
         """The part that is such a component."""
@@ -95,7 +102,10 @@ def inspected(name: str | Path) -> Inspection:
     part = read_part(path)
     is_transformer = part.finding.component == recognition.TRANSFORMER and part.finding.is_klein
     variant = _variant(path, part.metadata, model) if is_transformer else None
-    return Inspection(path, part.finding.title, (part,), (), variant, None, part.notes, model)
+    others = _companions(part)
+    return Inspection(
+        path, part.finding.title, (part,), (), variant, None, part.notes, model, others
+    )
 
 
 def read_part(path: Path) -> Part:
@@ -125,6 +135,44 @@ def _headers(path: Path) -> list[Header]:
         names = ", ".join(file.name for file in files[:4])
         raise InputError(f"{path}: holds {len(files)} weight files; give one of them ({names})")
     return [read_header(files[0])]
+
+
+def _companions(part: Part) -> dict[str, Part]:
+    """Files nearby that fit a single file of klein's: the first of each other component."""
+    found: dict[str, Part] = {}
+    if part.path.is_dir() or not part.finding.is_klein:
+        return found
+    for file in _nearby(part.path):
+        try:
+            other = read_part(file)
+        except InputError:
+            continue
+        is_new = other.finding.component not in (part.finding.component, *found)
+        if is_new and other.finding.is_klein and _fits(part.finding, other.finding):
+            found[other.finding.component] = other
+    return found
+
+
+def _nearby(path: Path) -> Iterator[Path]:
+    folders = [path.parent, *(path.parent.parent / name for name in _NEIGHBOURS)]
+    files = [
+        file
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix in (SUFFIX, GGUF_SUFFIX) and file != path
+    ]
+    return iter(list(dict.fromkeys(files))[:_MAX_NEIGHBOURS])
+
+
+def _fits(one: Finding, other: Finding) -> bool:
+    """Whether a transformer and a text encoder are of one model; an autoencoder fits either."""
+    if recognition.AUTOENCODER in (one.component, other.component):
+        return True
+    transformer, encoder = (
+        (one, other) if one.component == recognition.TRANSFORMER else (other, one)
+    )
+    return transformer.numbers["context_width"] == 3 * encoder.numbers["width"]
 
 
 def _pipeline(path: Path, model: str | None) -> Inspection:

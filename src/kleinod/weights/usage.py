@@ -14,16 +14,13 @@ A component that is not there counts as the published one in bfloat16.
 
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
-from kleinod.errors import InputError
 from kleinod.weights import recognition
-from kleinod.weights.headers import SUFFIX
-from kleinod.weights.inspection import GGUF_SUFFIX, Inspection, Part, read_part
+from kleinod.weights.inspection import Inspection, Part
 from kleinod.weights.recognition import AUTOENCODER, ENCODER_OF, TEXT_ENCODER, TRANSFORMER, Names
 
 LICENSES = {"4B": catalog.APACHE, "9B": catalog.NON_COMMERCIAL}
@@ -36,9 +33,6 @@ _UNREAD = re.compile(r"lm_head\.|model\.norm\.|output\.|output_norm\.")
 # and the finest width of the published autoencoder, which holds 168 MB.
 _ENCODERS = {"4B": (6_227_000_000, 2560), "8B": (11_665_000_000, 4096)}
 _AUTOENCODER = (168_000_000, 128)
-# where programs keep the other files of a split model
-_NEIGHBOURS = ("text_encoders", "clip", "vae", "diffusion_models", "unet")
-_MAX_NEIGHBOURS = 24
 
 
 @dataclass(frozen=True)
@@ -70,11 +64,12 @@ def memory(inspection: Inspection) -> dict[str, int] | None:
     transformer = inspection.part(TRANSFORMER)
     if transformer is None or transformer.finding.family != recognition.KLEIN:
         return None
-    info = inspection.info
+    info, others = inspection.info, inspection.companions
+    text_encoder = inspection.part(TEXT_ENCODER) or others.get(TEXT_ENCODER)
     needs = [
         _transformer_need(transformer, info),
-        _encoder_need(inspection.part(TEXT_ENCODER), transformer, info),
-        _autoencoder_need(inspection.part(AUTOENCODER), info),
+        _encoder_need(text_encoder, transformer, info),
+        _autoencoder_need(inspection.part(AUTOENCODER) or others.get(AUTOENCODER), info),
     ]
     largest = max(need.activations for need in needs)
     return {
@@ -117,7 +112,10 @@ def license_of(inspection: Inspection) -> str:
         return catalog.KNOWN[inspection.model].license
     if inspection.info and inspection.info.license != catalog.UNKNOWN_LICENSE:
         return inspection.info.license
-    finding = (inspection.part(TRANSFORMER) or inspection.parts[0]).finding
+    part = inspection.part(TRANSFORMER) or next(iter(inspection.parts), None)
+    if part is None:
+        return catalog.UNKNOWN_LICENSE
+    finding = part.finding
     if finding.family == recognition.DEV:
         return DEV_LICENSE
     if finding.family == recognition.KLEIN and finding.component == TRANSFORMER:
@@ -130,15 +128,19 @@ def command(inspection: Inspection) -> str | None:
     """The line that uses it, with capitals where a file is still needed; None if nothing does."""
     if inspection.info is not None:
         return _line({"--model": inspection.model or str(inspection.path)}, inspection.missing)
-    part = inspection.parts[0]
-    if not part.finding.is_klein or part.finding.family == recognition.DEV:
+    part = next(iter(inspection.parts), None)
+    if len(inspection.parts) != 1 or part is None or not part.finding.is_klein:
         return None
+    if part.finding.component == TRANSFORMER and inspection.path.is_dir():
+        # a component of a model's folder is used through that folder
+        whole = inspection.path.absolute().parent
+        return _line({"--model": str(whole)}, ()) if _is_model(whole) else None
     files = {
         TRANSFORMER: "TRANSFORMER.safetensors",
         TEXT_ENCODER: "TEXT_ENCODER.safetensors",
         AUTOENCODER: "AUTOENCODER.safetensors",
     }
-    files |= {component: str(path) for component, path in companions(part).items()}
+    files |= {component: str(other.path) for component, other in inspection.companions.items()}
     files[part.finding.component] = str(inspection.path)
     return _line(
         {
@@ -150,44 +152,12 @@ def command(inspection: Inspection) -> str | None:
     )
 
 
+def _is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
 def _line(options: dict[str, str], missing: tuple[str, ...]) -> str:
     names = {"text_encoder": "--text-encoder", "vae": "--autoencoder", "tokenizer": "--tokenizer"}
     options |= {names[name]: name.upper() for name in missing if name in names}
     words = (f"{option} {shlex.quote(value)}" for option, value in options.items())
     return " ".join(('kleinod generate "a fox"', *words))
-
-
-def companions(part: Part) -> dict[str, Path]:
-    """Files nearby that fit a single file: the first of each other component."""
-    if part.path.is_dir() or part.finding.component not in (TRANSFORMER, TEXT_ENCODER, AUTOENCODER):
-        return {}
-    found: dict[str, Path] = {}
-    for file in _nearby(part.path):
-        try:
-            other = read_part(file).finding
-        except InputError:
-            continue
-        is_new = other.component not in (part.finding.component, *found)
-        if is_new and other.is_klein and _fits(part.finding, other):
-            found[other.component] = file
-    return found
-
-
-def _nearby(path: Path) -> Iterator[Path]:
-    folders = [path.parent, *(path.parent.parent / name for name in _NEIGHBOURS)]
-    files = [
-        file
-        for folder in folders
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if file.suffix in (SUFFIX, GGUF_SUFFIX) and file != path
-    ]
-    return iter(list(dict.fromkeys(files))[:_MAX_NEIGHBOURS])
-
-
-def _fits(one: recognition.Finding, other: recognition.Finding) -> bool:
-    """Whether a transformer and a text encoder are of one model; an autoencoder fits either."""
-    if AUTOENCODER in (one.component, other.component):
-        return True
-    transformer, encoder = (one, other) if one.component == TRANSFORMER else (other, one)
-    return transformer.numbers["context_width"] == 3 * encoder.numbers["width"]
