@@ -17,6 +17,8 @@ ORDER = (
     "request",
     "config",
     "catalog",
+    "licenses",
+    "hub",
     "images",
     "latents",
     "sampling",
@@ -41,6 +43,8 @@ WITHOUT_TORCH = (
     "weights.folders",
     "weights.headers",
     "weights.gguf_header",
+    "weights.usage",
+    "hub",
     "cli",
 )
 # The oracles are for tests; nothing is ever unpickled.

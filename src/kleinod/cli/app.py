@@ -14,6 +14,7 @@ import kleinod
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
+from kleinod.cli.pull import pull
 from kleinod.errors import InputError, KleinodError
 
 INTERRUPTED = 130
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(inspect)
 app.command()(models)
+app.command()(pull)
 
 
 def _print_version(wanted: bool) -> None:
