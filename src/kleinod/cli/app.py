@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli.convert import convert
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
@@ -54,6 +55,7 @@ app.command()(generate)
 app.command()(inspect)
 app.command()(models)
 app.command()(pull)
+app.command()(convert)
 
 
 def _print_version(wanted: bool) -> None:
