@@ -37,7 +37,7 @@ def pull(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the path.")] = False,
 ) -> None:
-    """Fetch the files a model needs from the Hugging Face hub; goes on where it was stopped."""
+    """Fetch what a model needs from the hub; goes on where it was stopped."""
     repository = hub.repository_of(name)
     names = tuple(file or ())
     wanted = hub.listing(repository, names)
