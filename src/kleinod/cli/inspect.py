@@ -1,15 +1,15 @@
 """`kleinod inspect`: what a file or folder is, told from its headers alone."""
 
 import json as jsonlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kleinod.weights import usage
-from kleinod.weights.inspection import Inspection, Part, inspected
+if TYPE_CHECKING:
+    from kleinod.weights.inspection import Inspection, Part
 
 
 def inspect(
@@ -20,14 +20,18 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Tell what a file or folder is, in which formats, what it needs and how to use it."""
-    inspection = inspected(path)
+    from kleinod.weights.inspection import inspected  # late: the other commands need none of it
+
+    report = _report(inspected(path))
     if json:
-        print(jsonlib.dumps(_report(inspection)))
+        print(jsonlib.dumps(report))
     else:
-        _print_report(_report(inspection))
+        _print_report(report)
 
 
-def _report(inspection: Inspection) -> dict[str, Any]:
+def _report(inspection: "Inspection") -> dict[str, Any]:
+    from kleinod.weights import usage
+
     variant = inspection.variant
     return {
         "path": str(inspection.path.absolute()),
@@ -43,7 +47,9 @@ def _report(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _component(part: Part, inspection: Inspection) -> dict[str, Any]:
+def _component(part: "Part", inspection: "Inspection") -> dict[str, Any]:
+    from kleinod.weights import usage
+
     finding = part.finding
     return {
         "component": finding.component,
