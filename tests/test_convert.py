@@ -388,7 +388,7 @@ print(max(most) - start)
 @pytest.mark.parametrize("target", ["diffusers", "bfl-fp8"])
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the private memory")
 def test_little_memory_is_held(target: str, tmp_path: Path) -> None:
-    """Of a file of 240 MB: its tensors are mapped and written in slices of 8 MB."""
+    """Of a file of 240 MB: its tensors are mapped and written in slices of 2 MB."""
     source = write_sparse(tmp_path / "in.safetensors", klein(1024, 2, 5, 3072))
     assert source.stat().st_size > 230_000_000
     out = tmp_path / ("out" if target == "diffusers" else "out.safetensors")

@@ -36,7 +36,7 @@ WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 Progress = Callable[[float], None]
 
 _LARGEST_FP8 = 448.0
-_SLICE_NUMBERS = 1 << 22
+_SLICE_NUMBERS = 1 << 20
 _TABLES = {recognition.TRANSFORMER: TRANSFORMER, recognition.AUTOENCODER: AUTOENCODER}
 _PLAIN = {"BF16", "F16", "F32", "F64", "I64"}
 _DTYPES = {
