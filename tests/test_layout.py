@@ -17,6 +17,8 @@ ORDER = (
     "request",
     "config",
     "catalog",
+    "licenses",
+    "hub",
     "images",
     "latents",
     "sampling",
@@ -33,7 +35,19 @@ ORDER = (
     "__main__",
 )
 # What the command line needs before it paints.
-WITHOUT_TORCH = ("errors", "request", "config", "catalog", "images", "weights.folders", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "request",
+    "config",
+    "catalog",
+    "images",
+    "weights.folders",
+    "weights.headers",
+    "weights.gguf_header",
+    "weights.usage",
+    "hub",
+    "cli",
+)
 # The oracles are for tests; nothing is ever unpickled.
 NEVER = {"diffusers", "transformers", "pickle"}
 MAX_FUNCTION_LINES = 40
