@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from kleinod.errors import WeightsError
 
 SUFFIX = ".safetensors"
+GGUF_SUFFIX = ".gguf"
 INDEX_SUFFIX = ".safetensors.index.json"
 # Published headers are under 1 MB. The format allows 100 MB, which may decode to 800 MB: one letter
 # outside the first plane makes four bytes of each.
@@ -80,6 +81,8 @@ def read_header(path: Path) -> Header:
             start = file.read(8)
             if start[:4] == gguf_header.MAGIC:
                 return gguf_header.parsed(file, num_bytes)
+            if path.suffix == GGUF_SUFFIX:
+                raise Refusal("does not begin as a GGUF file does")
             return _safetensors(start, file.read, num_bytes)
     except Refusal as refusal:
         raise WeightsError(f"{path}: {refusal}") from refusal
