@@ -63,11 +63,11 @@ def edit_rows(pipeline: Pipeline) -> list[Row]:
     cells: list[tuple[Image.Image, str]] = []
     for seed, (first, words) in enumerate(EDITS, start=100):
         before = paint(pipeline, first, seed)
-        cells += [(before, first), (paint(pipeline, words, seed, before), "→ " + words)]
+        cells += [(before, first), (paint(pipeline, words, seed, before), "then: " + words)]
     for seed, (first, second, words) in enumerate(PAIRS, start=200):
         pair = paint(pipeline, first, seed), paint(pipeline, second, seed + 50)
         after = paint(pipeline, words, seed, *pair)
-        cells += [(pair[0], first), (pair[1], second), (after, "→ " + words)]
+        cells += [(pair[0], first), (pair[1], second), (after, "then: " + words)]
     return rows(cells)
 
 
