@@ -26,6 +26,8 @@ ORDER = (
     "residency",
     "pipeline",
     "assembly",
+    "provenance",
+    "generation",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",
