@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 import kleinod
 from kleinod.cli.generate import generate
 from kleinod.cli.models import models
+from kleinod.cli.repeat import repeat
+from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
 INTERRUPTED = 130
@@ -50,6 +52,8 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(models)
+app.command()(verify)
+app.command()(repeat)
 
 
 def _print_version(wanted: bool) -> None:
