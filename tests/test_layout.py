@@ -29,6 +29,8 @@ ORDER = (
     "residency",
     "pipeline",
     "assembly",
+    "provenance",
+    "generation",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",

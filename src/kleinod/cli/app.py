@@ -16,6 +16,8 @@ from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
+from kleinod.cli.repeat import repeat
+from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
 INTERRUPTED = 130
@@ -56,6 +58,8 @@ app.command()(inspect)
 app.command()(models)
 app.command()(pull)
 app.command()(convert)
+app.command()(verify)
+app.command()(repeat)
 
 
 def _print_version(wanted: bool) -> None:
