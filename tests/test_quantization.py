@@ -7,7 +7,7 @@ import quantised
 import torch
 from torch import Tensor, nn
 
-from kleinod.quantization.float8 import BlockFloat8Weight, Float8Weight, widen
+from kleinod.quantization.float8 import BlockFloat8Weight, Float8Weight, float8_values, widen
 from kleinod.quantization.gguf_blocks import FORMATS
 from kleinod.quantization.gguf_weight import GGUFWeight
 from kleinod.quantization.nvfloat4 import NVFloat4Scales, NVFloat4Weight
@@ -97,14 +97,23 @@ def test_rows_are_those_of_the_whole(store) -> None:  # noqa: ANN001
 @pytest.mark.parametrize("kind", quantised.KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_float8_code_is_exact(kind: torch.dtype, dtype: torch.dtype) -> None:
-    codes = torch.arange(256, dtype=torch.uint8).view(kind)[None]
+    codes = torch.arange(256, dtype=torch.uint8)[None]
     expected = torch.from_numpy(quantised.KINDS[kind])[None]
     out = torch.empty(1, 256, dtype=dtype)
-    widen(codes, out)
+    widen(codes, kind, out)
+    # without the codes that are not finite another way is taken
+    finite = expected.isfinite()
+    for scale in (1.0, 0.3, 300.0):
+        narrow = torch.empty(1, int(finite.sum()), dtype=dtype)
+        widen(codes[finite][None], kind, narrow, scale)
+        assert torch.equal(narrow[0], (expected[finite] * torch.tensor(scale)).to(dtype))
     assert torch.equal(out.isnan(), expected.isnan())
     assert torch.equal(out.nan_to_num(), expected.to(dtype).nan_to_num())
     assert torch.equal(out.signbit()[~out.isnan()], expected.signbit()[~expected.isnan()])
-    scaled = Float8Weight(codes, torch.tensor(0.3)).dense(torch.float32)
+    one_by_one = float8_values(codes, kind).to(dtype)
+    assert torch.equal(one_by_one.nan_to_num(), out.nan_to_num())
+    assert torch.equal(one_by_one.isnan(), out.isnan())
+    scaled = Float8Weight(codes.view(kind), torch.tensor(0.3)).dense(torch.float32)
     assert torch.equal(scaled.nan_to_num(), (expected * torch.tensor(0.3)).nan_to_num())
 
 
@@ -112,10 +121,10 @@ def test_every_float8_code_is_exact(kind: torch.dtype, dtype: torch.dtype) -> No
 def test_odd_sizes_and_places_are_exact(rows: int, columns: int, start: int) -> None:
     file = torch.randint(0, 127, (start + rows * columns,), dtype=torch.uint8)
     codes = file[start:].view(rows, columns).view(torch.float8_e4m3fn)
-    mine = Float8Weight(codes, torch.ones(())).dense(torch.bfloat16)
-    assert torch.equal(
-        mine.float(), torch.from_numpy(quantised.E4M3[file[start:]]).view(mine.shape)
-    )
+    for scale in (1.0, 0.5):
+        mine = Float8Weight(codes, torch.tensor(scale)).dense(torch.bfloat16)
+        expected = torch.from_numpy(quantised.E4M3[file[start:]] * np.float32(scale))
+        assert torch.equal(mine.float(), expected.view(mine.shape))
 
 
 @pytest.mark.parametrize("name", FORMATS)

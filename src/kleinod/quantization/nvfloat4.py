@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kleinod.quantization.float8 import float8_values
 from kleinod.quantization.stored import Rows, StoredWeight
 
 GROUP = 16
@@ -70,7 +71,7 @@ class NVFloat4Weight(StoredWeight):
         if isinstance(rows, slice):
             rows = torch.arange(rows.start, rows.stop, device=codes.device)
         places = scale_places(rows, codes.shape[1] * 2 // GROUP, self.block_scale.shape[1])
-        scales = self.block_scale.view(-1)[places].view(torch.float8_e4m3fn).float()[:, :, None]
+        scales = float8_values(self.block_scale.view(-1)[places], torch.float8_e4m3fn)[:, :, None]
         pairs = torch.index_select(_values(codes.device), 0, codes.reshape(-1).int())
         groups = pairs.view(torch.float32).view(len(codes), -1, GROUP)
         wide = groups.mul_(scales * self.scale_2).view(len(codes), -1)[:, : self.shape[1]]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Expanded at a time on the CPU: what stays in a core's second-level cache.
-_NUMBERS_AT_ONCE = 2**18
+_NUMBERS_AT_ONCE = 2**19
 # Multiplied at a time on the CPU: large enough for a matrix product, small beside the layer.
 _ROWS_AT_ONCE = 512
 
