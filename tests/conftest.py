@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,3 +11,12 @@ from tiny_folder import save_tiny_model
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random model; do not change it."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither see nor change the user's certificates and caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KLEINOD_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("KLEINOD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from kleinod import catalog
 from kleinod.cli import app
 from kleinod.cli.progress import progress_bars
 from kleinod.pipeline import Pipeline
+from kleinod.provenance import container
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,7 @@ def test_picture_is_written_and_reported(tiny_model: Path, folder: Path) -> None
         assert f"{stage} " in result.stdout
     with Image.open(folder / "kleinod-7.png") as picture:
         assert picture.size == (96, 96)
+        assert picture.text.pop(container.CHUNK).startswith('{"batch"')
         assert picture.text == {
             "Software": f"kleinod {kleinod.__version__}",
             "model": "tiny",
@@ -85,10 +88,11 @@ def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     assert summary["model"] == "tiny"
     digest = hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
     path = str(folder / "a.png")
-    assert summary["images"] == [
-        {"path": path, "seed": 7, "width": 64, "height": 96, "sha256": digest}
-    ]
-    stages = {"load", "text", "denoise", "decode", "total"}
+    (image,) = summary["images"]
+    assert re.fullmatch("[0-9a-f]{12}", image.pop("watermark"))
+    size = {"width": 64, "height": 96}
+    assert image == {"path": path, "seed": 7, **size, "c2pa": "on", "sha256": digest}
+    stages = {"load", "text", "denoise", "decode", "finish", "total"}
     assert {f"{stage}_seconds" for stage in stages} <= summary["timings"].keys()
     assert all(seconds >= 0 for seconds in summary["timings"].values())
     assert summary["timings"]["total_seconds"] >= summary["timings"]["load_seconds"]
@@ -98,7 +102,8 @@ def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
 def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -> None:
     reference = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     reference.save("reference.png")
-    _generated_json(tiny_model, "--seed", 7, "-n", 2, "-r", "reference.png", "--steps", 3)
+    plain = "--watermark", "none"
+    _generated_json(tiny_model, "--seed", 7, "-n", 2, "-r", "reference.png", "--steps", 3, *plain)
     pipeline = kleinod.load(tiny_model)
     result = pipeline.generate(
         "a cat", reference_images=[reference], num_inference_steps=3, seed=7, num_images=2
@@ -152,8 +157,12 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_seed_repeats_the_picture(tiny_model: Path) -> None:
-    first, second = (_generated_json(tiny_model, "--seed", 3)["images"][0] for _ in range(2))
-    other = _generated_json(tiny_model)["images"][0]
+    # a signature holds a random number: without one the whole file repeats
+    unsigned = "--c2pa", "off"
+    first, second = (
+        _generated_json(tiny_model, "--seed", 3, *unsigned)["images"][0] for _ in range(2)
+    )
+    other = _generated_json(tiny_model, *unsigned)["images"][0]
     assert first["sha256"] == second["sha256"] != other["sha256"]
     assert first["path"] != second["path"]
 
@@ -222,6 +231,10 @@ def test_models_lists_what_is_known_and_present(
         (["-r", "absent.png"], "absent.png (No such file or directory)"),
         (["-o", "/proc/kleinod/cat.png"], "output: cannot write /proc/kleinod/cat.png"),
         (["-o", "cat.psd"], "output: cat.psd is neither folder nor picture"),
+        (["--receipt", "receipt.txt"], "receipt: receipt.txt is no .json file"),
+        (["--receipt", "/proc/kleinod/a.json"], "receipt: cannot write /proc/kleinod/a.json"),
+        (["--watermark", "loud"], "--watermark"),
+        (["--c2pa", "maybe"], "--c2pa"),
     ],
 )
 def test_bad_option_is_refused_before_any_model_is_loaded(
@@ -379,6 +392,7 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
         "from kleinod.cli import app; app(['models'])",
         "from kleinod.cli import app; app(['generate', 'x', '--width', '100'])",
         "from kleinod.cli import app; app(['generate', 'x', '-r', 'absent.png'])",
+        "from kleinod.cli import app; app(['verify', 'absent.png'])",
     ],
 )
 def test_what_paints_nothing_imports_no_torch(statement: str) -> None:

@@ -4,12 +4,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from kleinod.cli import output
 from kleinod.errors import InputError
-
-PICTURE = Image.new("RGB", (16, 16), "red")
 
 
 def _names(chosen: output.Destination, count: int, *, seed: int = 7) -> list[str]:
@@ -96,17 +93,8 @@ def test_write_gives_the_hash_of_the_file(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / "cat.png").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "name"), [(".png", "PNG"), (".JPG", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")]
-)
-def test_suffix_decides_the_format(tmp_path: Path, suffix: str, name: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    output.write(path, output.encoded(PICTURE, suffix, {"seed": "7"}))
-    with Image.open(path) as written:
-        assert written.format == name
-
-
-def test_png_carries_the_notes(tmp_path: Path) -> None:
-    output.write(tmp_path / "a.png", output.encoded(PICTURE, ".png", {"seed": "7"}))
-    with Image.open(tmp_path / "a.png") as written:
-        assert written.text == {"seed": "7"}
+def test_receipts_are_numbered_like_pictures(tmp_path: Path) -> None:
+    chosen = output.receipt_destination(tmp_path / "cat.json")
+    assert _names(chosen, 2) == ["cat-1.json", "cat-2.json"]
+    with pytest.raises(InputError, match=r"^receipt: .* is no \.json file"):
+        output.receipt_destination(tmp_path / "cat.txt")

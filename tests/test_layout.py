@@ -17,6 +17,8 @@ ORDER = (
     "request",
     "config",
     "catalog",
+    "licenses",
+    "hub",
     "images",
     "latents",
     "sampling",
@@ -27,13 +29,27 @@ ORDER = (
     "residency",
     "pipeline",
     "assembly",
+    "provenance",
+    "generation",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",
     "__main__",
 )
 # What the command line needs before it paints.
-WITHOUT_TORCH = ("errors", "request", "config", "catalog", "images", "weights.folders", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "request",
+    "config",
+    "catalog",
+    "images",
+    "weights.folders",
+    "weights.headers",
+    "weights.gguf_header",
+    "weights.usage",
+    "hub",
+    "cli",
+)
 # The oracles are for tests; nothing is ever unpickled.
 NEVER = {"diffusers", "transformers", "pickle"}
 MAX_FUNCTION_LINES = 40

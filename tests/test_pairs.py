@@ -128,11 +128,19 @@ def test_a_scale_without_its_weight_is_unknown(state: State, tmp_path: Path) -> 
     assert "has the unknown tensor double_blocks.1.img_mlp.5.weight_scale" in message
 
 
-@pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF" + b"\xff" * 60, b"no gguf" * 9])
-def test_a_broken_gguf_file_is_named(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "does not begin as a GGUF file"),
+        (b"GGUF", "cut short"),
+        (b"GGUF" + b"\xff" * 60, "GGUF version 4294967295 is not read"),
+        (b"no gguf" * 9, "does not begin as a GGUF file"),
+    ],
+)
+def test_a_broken_gguf_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     file = tmp_path / "klein.gguf"
     file.write_bytes(data)
-    with pytest.raises(WeightsError, match="not a whole GGUF file"):
+    with pytest.raises(WeightsError, match=message):
         loading.open_transformer(file)
 
 

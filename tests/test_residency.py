@@ -1,5 +1,6 @@
 """Under `sequential` one component is held at a time; a known prompt needs no text encoder."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import nn
 
 import kleinod
-from kleinod.embeddings import EmbeddingCache
+from kleinod import catalog
+from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.pipeline import Pipeline
 from kleinod.residency import AUTO_LIMIT_BYTES, Residents, chosen_policy
+from kleinod.weights.fingerprint import fingerprint
 
 FIELDS = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 3}
 
@@ -120,3 +123,71 @@ def test_more_prompts_than_the_cache_holds_are_all_given() -> None:
     cache = EmbeddingCache(capacity=1)
     embeds = cache.embeds(["a", "bb"], lambda prompts: torch.zeros(len(prompts), 1, 1))
     assert embeds.keys() == {"a", "bb"}
+
+
+def test_repeated_prompt_needs_no_text_encoder(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path / "kept", "encoder-1")
+    embeds = torch.randn(1, 5, 12).bfloat16()
+    first = EmbeddingCache(store=store).embeds(["a cat"], lambda _: embeds)
+
+    def refuse(prompts: list[str]) -> torch.Tensor:
+        raise AssertionError(f"encoded again: {prompts}")
+
+    again = EmbeddingCache(store=store).embeds(["a cat"], refuse)
+    assert torch.equal(again["a cat"], first["a cat"])
+
+
+def test_embeddings_of_another_encoder_are_not_taken(tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path, "encoder-1").write("a cat", torch.zeros(1, 2, 3))
+    assert EmbeddingStore(tmp_path, "encoder-2").read("a cat") is None
+
+
+def test_damaged_embeddings_are_computed_again(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path, "encoder-1")
+    store.write("a cat", torch.zeros(1, 2, 3))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-5])
+    assert store.read("a cat") is None
+
+
+def test_store_lets_the_least_recently_used_go(tmp_path: Path) -> None:
+    embeds = torch.zeros(1, 64, 64)
+    store = EmbeddingStore(tmp_path, "encoder-1", limit_bytes=2 * embeds.nbytes + 1000)
+    for age, prompt in enumerate(("old", "older")):
+        store.write(prompt, embeds)
+        for file in tmp_path.glob("*.safetensors"):
+            os.utime(file, (1000 - age, 1000 - age))
+    store.read("older")
+    store.write("new", embeds)
+    assert store.read("old") is None
+    assert store.read("older") is not None and store.read("new") is not None
+
+
+def test_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(1_000_000))
+    before = fingerprint([file], "bfloat16")
+    assert fingerprint([file], "bfloat16") == before != fingerprint([file], "float32")
+    file.write_bytes(bytes(999_999) + b"1")
+    assert fingerprint([file], "bfloat16") != before
+
+
+def test_second_run_of_a_prompt_paints_without_the_encoder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kleinod.assembly.MIN_STORED_ENCODER_BYTES", 0)
+    monkeypatch.setenv("KLEINOD_CACHE", str(tmp_path))
+    options = {"device": "cpu", "dtype": torch.float32, "residency": "sequential"}
+    first = kleinod.load(folder, **options).generate("a cat", **FIELDS)
+    second = kleinod.load(folder, **options)
+    used: list[str] = []
+    use = second.residents.use
+    second.residents.use = lambda name: used.append(name) or use(name)  # type: ignore[method-assign]
+    again = second.generate("a cat", **FIELDS)
+    assert "text_encoder" not in used and "transformer" in used
+    assert again.images[0].image.tobytes() == first.images[0].image.tobytes()
+
+
+def test_cache_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLEINOD_CACHE", "off")
+    assert catalog.cache_folder() is None

@@ -1,11 +1,12 @@
 """The transformer agrees with diffusers on random weights, through the key table."""
 
+import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
 
 from kleinod.config import TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.models.transformer import Transformer
+from kleinod.models.transformer import Transformer, apply_rope, rope
 from kleinod.weights.keys import TRANSFORMER, to_bfl
 
 
@@ -30,3 +31,13 @@ def test_velocity_equals_diffusers() -> None:
         theirs = oracle(x, text, times, image_ids, text_ids, None, return_dict=False)[0]
     # float32 rounding only, the order of sums differs
     assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotation_without_gradients_is_the_same_bits(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 3, 32, dtype=dtype)
+    table = rope(image_position_ids(3, 4, time=10), (8, 8, 8, 8), 2000.0)
+    expected = apply_rope(x, *table)
+    with torch.inference_mode():
+        assert torch.equal(apply_rope(x, *table), expected)

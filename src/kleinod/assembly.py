@@ -12,12 +12,14 @@ from torch import nn
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
+from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.pipeline import Pipeline
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.weights import files, loading
+from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
 
 Progress = Callable[[str, float], None]
@@ -27,6 +29,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# below this an encoder runs faster than its embeddings are worth keeping
+MIN_STORED_ENCODER_BYTES = 256 * 1024**2
 # the published text encoders by width
 _TEXT_ENCODERS = {2560: "Qwen3-4B, klein 4B's", 4096: "Qwen3-8B, klein 9B's"}
 QWEN3_WORDS, QWEN3_PAD = 151936, 151643
@@ -89,7 +93,20 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     config: TransformerConfig = modules["transformer"].config
     if info.license == catalog.UNKNOWN_LICENSE:
         info = replace(info, license=_LICENSES.get(config.hidden_dim, info.license))
-    return Pipeline(residents, tokenizer, info, place.device, place.dtype)
+    cache = EmbeddingCache(store=_store(paths, info, place))
+    return Pipeline(residents, tokenizer, info, place.device, place.dtype, cache)
+
+
+def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore | None:
+    """Where embeddings are kept on disk, for an encoder that is slow enough to be worth it."""
+    folder = catalog.cache_folder()
+    encoder = files.weight_files(paths.text_encoder)
+    if folder is None or files.num_bytes(paths.text_encoder) < MIN_STORED_ENCODER_BYTES:
+        return None
+    # what may change a bit of the result; another kernel is another device or torch
+    facts = info.text_layers, info.max_text_tokens, str(place.dtype), place.device.type
+    name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
+    return EmbeddingStore(folder / "embeddings", name)
 
 
 def _check_pair(

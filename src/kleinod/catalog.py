@@ -65,7 +65,10 @@ def find(name: str | Path) -> Path:
         raise InputError(f"model: {name} is no path and no known model; give a path or {names}")
     folder = present(known)
     if folder is None:
-        remedy = f"fetch {known.repository} or put it into $KLEINOD_MODELS/{known.name}"
+        remedy = (
+            f"run `kleinod pull {known.name}` ({known.repository}) "
+            f"or put it into $KLEINOD_MODELS/{known.name}"
+        )
         if known.repository is None:
             remedy = "install kleinod again, with its package data"
         raise InputError(
@@ -88,15 +91,36 @@ def _own_folders(name: str) -> list[Path]:
     return [Path(root).expanduser() / name] if root else []
 
 
+def hub_cache() -> Path:
+    """Where huggingface-hub keeps its downloads."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def repository_cache(repository: str) -> Path:
+    """Where the hub's cache keeps a repository."""
+    return hub_cache() / ("models--" + repository.replace("/", "--"))
+
+
 def _snapshots(repository: str) -> list[Path]:
     """Snapshots in huggingface-hub's cache, the one that `main` names first."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    folder = cache / ("models--" + repository.replace("/", "--"))
+    folder = repository_cache(repository)
     snapshots = sorted((folder / "snapshots").glob("*"))
     main = folder / "refs" / "main"
     revision = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
     return sorted(snapshots, key=lambda path: path.name != revision)
+
+
+def cache_folder() -> Path | None:
+    """Where kleinod keeps what it can make again: $KLEINOD_CACHE, else the user's cache folder.
+
+    None if $KLEINOD_CACHE is `off`.
+    """
+    own = os.environ.get("KLEINOD_CACHE", "")
+    if own == "off":
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kleinod"
+    return Path(own).expanduser() if own else base
 
 
 def describe(name: str | Path, path: Path) -> ModelInfo:

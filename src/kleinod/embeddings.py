@@ -1,19 +1,81 @@
-"""The last prompts' embeddings, on the CPU, so that a repeated prompt needs no text encoder."""
+"""Prompt embeddings kept without loss, so that a repeated prompt needs no text encoder.
 
+In memory the last prompts of a pipeline; on disk, for encoders that take seconds to load and run,
+what any process computed. A file's name is a hash of the encoder's fingerprint and the prompt.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 # 8 MB each for klein-4b, 13 MB for klein-9b
 DEFAULT_CAPACITY = 32
+DISK_LIMIT_BYTES = 1024**3
+
+
+@dataclass(frozen=True)
+class EmbeddingStore:
+    """A folder of embeddings of one encoder among those of others; the oldest go over the limit.
+
+    Never an obstacle: a file that cannot be read is not there, one that cannot be written is left.
+    """
+
+    folder: Path
+    fingerprint: str
+    limit_bytes: int = DISK_LIMIT_BYTES
+
+    def read(self, prompt: str) -> Tensor | None:
+        """Embeddings (1, t, d) of a prompt, bit for bit as they were computed."""
+        path = self._path(prompt)
+        try:
+            embeds = load(path.read_bytes())["prompt_embeds"]
+            os.utime(path)
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return embeds
+
+    def write(self, prompt: str, embeds: Tensor) -> None:
+        """Keep them, then let the least recently used go."""
+        part = self.folder / f"{secrets.token_hex(8)}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part.write_bytes(save({"prompt_embeds": embeds.contiguous()}))
+            os.replace(part, self._path(prompt))
+            self._shrink()
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _path(self, prompt: str) -> Path:
+        name = hashlib.sha256(f"{self.fingerprint}\n{prompt}".encode()).hexdigest()
+        return self.folder / f"{name}.safetensors"
+
+    def _shrink(self) -> None:
+        files = [(file, file.stat()) for file in self.folder.glob("*.safetensors")]
+        total = sum(facts.st_size for _, facts in files)
+        for file, facts in sorted(files, key=lambda pair: pair[1].st_mtime):
+            if total <= self.limit_bytes:
+                return
+            file.unlink(missing_ok=True)
+            total -= facts.st_size
 
 
 class EmbeddingCache:
-    """Least recently used goes first."""
+    """The last prompts, before them the store if there is one; least recently used goes first."""
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
-        self.capacity = capacity
+    def __init__(
+        self, capacity: int = DEFAULT_CAPACITY, store: EmbeddingStore | None = None
+    ) -> None:
+        self.capacity, self.store = capacity, store
         self._held: OrderedDict[str, Tensor] = OrderedDict()
 
     def embeds(
@@ -21,14 +83,23 @@ class EmbeddingCache:
     ) -> dict[str, Tensor]:
         """Embeddings (1, t, d) by prompt; encode gives those of the unknown prompts (b, t, d)."""
         wanted = sorted(set(prompts))
-        unknown = [prompt for prompt in wanted if prompt not in self._held]
-        result = {prompt: self._held[prompt] for prompt in wanted if prompt in self._held}
+        result = {prompt: row for prompt in wanted if (row := self._known(prompt)) is not None}
+        unknown = [prompt for prompt in wanted if prompt not in result]
         if unknown:
             rows = encode(unknown).cpu()[:, None].unbind()
             # clone: a row must not keep the whole batch alive
-            result |= {p: row.clone() for p, row in zip(unknown, rows, strict=True)}
+            computed = {p: row.clone() for p, row in zip(unknown, rows, strict=True)}
+            for prompt, row in computed.items():
+                if self.store is not None:
+                    self.store.write(prompt, row)
+            result |= computed
         self._remember(result)
         return result
+
+    def _known(self, prompt: str) -> Tensor | None:
+        if prompt in self._held or self.store is None:
+            return self._held.get(prompt)
+        return self.store.read(prompt)
 
     def _remember(self, embeds: dict[str, Tensor]) -> None:
         for prompt, row in embeds.items():

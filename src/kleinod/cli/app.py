@@ -11,8 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli.convert import convert
 from kleinod.cli.generate import generate
+from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
+from kleinod.cli.pull import pull
+from kleinod.cli.repeat import repeat
+from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
 INTERRUPTED = 130
@@ -49,7 +54,12 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(generate)
+app.command()(inspect)
 app.command()(models)
+app.command()(pull)
+app.command()(convert)
+app.command()(verify)
+app.command()(repeat)
 
 
 def _print_version(wanted: bool) -> None:

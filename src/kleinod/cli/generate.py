@@ -8,52 +8,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kleinod import __version__
 from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
-from kleinod.errors import InputError
+from kleinod.cli.references import Reference, load_references
+from kleinod.provenance import container
+from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.generation import FinishedImage, Signing
     from kleinod.pipeline import Pipeline
+    from kleinod.provenance.receipt import Receipt
 
 
 @dataclass(frozen=True)
 class _Painting:
-    """Finished pictures, the first one's seed (the others count up from it), and the seconds."""
+    """Painted pictures, their receipts so far, and the seconds."""
 
     model: str
     pictures: "list[Image.Image]"
-    first_seed: int
-    num_steps: int
-    timings: Mapping[str, float]
+    drafts: "list[Receipt]"
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where pictures go, and receipts if they are wanted."""
+
+    pictures: output.Destination
+    receipts: output.Destination | None
 
 
 @taking(GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Paint PROMPT, or edit reference pictures with it."""
     start = time.perf_counter()
-    request = _request(options)
+    references = load_references(options.reference or [])
+    request = _request(options, references)
     request.validate()
-    destination = output.destination(options.output)
+    places = _places(options)
+    signing = _signing(options, references)
     with progress_bars(quiet=options.quiet or options.json) as report:
         painting = _painted(options, request, report)
-    files = _written(painting, destination)
-    timings = {**painting.timings, "total_seconds": time.perf_counter() - start}
+    finishing = time.perf_counter()
+    files = _written(painting, places, signing)
+    end = time.perf_counter()
+    timings = {**painting.timings, "finish_seconds": end - finishing, "total_seconds": end - start}
     if options.json:
         print(json.dumps(_summary(painting.model, files, timings)))
     elif not options.quiet:
         _print_report(files, timings)
 
 
-def _request(options: GenerateOptions) -> Request:
+def _request(options: GenerateOptions, references: list[Reference]) -> Request:
     """The request, its references read already: a bad one is refused before any model loads."""
     return Request(
         options.prompt,
-        _references(options.reference or []),
+        tuple(reference.image for reference in references),
         width=options.width,
         height=options.height,
         num_inference_steps=options.steps,
@@ -64,65 +78,98 @@ def _request(options: GenerateOptions) -> Request:
     )
 
 
-def _references(paths: list[Path]) -> "tuple[Image.Image, ...]":
-    return tuple(_reference(path) for path in paths)
+def _places(options: GenerateOptions) -> _Places:
+    """Checked: they can be written, and hold the words. Raises InputError."""
+    pictures = output.destination(options.output)
+    if not options.private:
+        suffix = Path(pictures.file_name or "x.png").suffix
+        container.check_words(options.prompt + options.negative_prompt, suffix)
+    receipt = options.receipt
+    return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))
 
 
-def _reference(path: Path) -> "Image.Image":
-    from kleinod import images  # late: numpy and Pillow's decoders, for editing only
+def _choices(options: GenerateOptions) -> Choices:
+    return Choices(
+        watermark=options.watermark,
+        is_signed=options.c2pa == "on",
+        is_private=options.private,
+        has_full_hashes=options.full_hashes,
+    )
 
-    picture = images.load_image(path)
-    try:
-        images.prepare_reference(picture)
-    except InputError as error:
-        raise InputError(f"{error} ({path})") from error
-    return picture
+
+def _signing(options: GenerateOptions, references: list[Reference]) -> "Signing | None":
+    from kleinod import generation  # late: torch takes a second, and a mistake above needs none
+
+    choices = _choices(options)
+    if not choices.is_signed:
+        return None
+    made = [reference.as_ingredient(is_private=options.private) for reference in references]
+    return generation.signing(choices, made)
 
 
 def _painted(options: GenerateOptions, request: Request, report: Report) -> _Painting:
+    from kleinod import generation
+
     start = time.perf_counter()
     pipeline = _loaded(options, report)
     timings = {"load_seconds": time.perf_counter() - start}
     request = pipeline.settled(request)
+    choices = _choices(options)
+    files = generation.model_files(options.model, _components(options), choices)
+    drafts = generation.drafts(pipeline, request, files, choices)
     step = None
     for step in pipeline.steps(request, timings=timings):
         report("painting", step.index / step.num_steps)
-    assert step is not None and request.seed is not None
+    assert step is not None
     start = time.perf_counter()
     pictures = pipeline.decode(step.latents)
     timings["decode_seconds"] = time.perf_counter() - start
-    return _Painting(pipeline.info.name, pictures, request.seed, step.num_steps, timings)
+    return _Painting(pipeline.info.name, pictures, drafts, timings)
+
+
+def _components(options: GenerateOptions) -> Components:
+    return Components(options.text_encoder, options.autoencoder, options.tokenizer)
 
 
 def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
-    import kleinod  # late: torch takes a second, and a mistake above needs none
+    import kleinod
 
-    parts = Components(options.text_encoder, options.autoencoder, options.tokenizer)
     return kleinod.load(
         options.model,
         device=options.device,
         dtype=options.dtype,
-        components=parts,
+        components=_components(options),
         residency=options.residency,
         progress=lambda stage, fraction: report("loading", fraction),
     )
 
 
-def _written(painting: _Painting, destination: output.Destination) -> list[dict[str, Any]]:
+def _written(
+    painting: _Painting, places: _Places, signing: "Signing | None"
+) -> list[dict[str, Any]]:
+    from kleinod import generation
+
     files, count = [], len(painting.pictures)
-    for index, picture in enumerate(painting.pictures):
-        seed = painting.first_seed + index
-        path = destination.path(seed, index=index, count=count)
-        notes = {
-            "Software": f"kleinod {__version__}",
-            "model": painting.model,
-            "seed": str(seed),
-            "steps": str(painting.num_steps),
-        }
-        digest = output.write(path, output.encoded(picture, path.suffix, notes))
-        size = {"width": picture.width, "height": picture.height}
-        files.append({"path": str(path), "seed": seed, **size, "sha256": digest})
+    for index, (picture, draft) in enumerate(zip(painting.pictures, painting.drafts, strict=True)):
+        path = places.pictures.path(draft["request"]["seed"], index=index, count=count)
+        format_name = container.FORMATS[path.suffix.lower()]
+        made = generation.finished(picture, draft, format_name=format_name, signing=signing)
+        digest = output.write(path, made.data)
+        if places.receipts is not None:
+            beside = places.receipts.path(made.receipt["request"]["seed"], index=index, count=count)
+            output.write(beside, (json.dumps(made.receipt, indent=2) + "\n").encode())
+        files.append({"path": str(path), **_told(made), "sha256": digest})
     return files
+
+
+def _told(made: "FinishedImage") -> dict[str, Any]:
+    return {
+        "seed": made.receipt["request"]["seed"],
+        "width": made.image.width,
+        "height": made.image.height,
+        "watermark": made.receipt["watermark"].get("payload"),
+        "c2pa": made.receipt["c2pa"],
+    }
 
 
 def _summary(

@@ -64,8 +64,8 @@ class GenerateOptions:
         typer.Option(
             "-o",
             "--output",
-            help="A file (.png, .jpg, .webp; it is overwritten) or a folder. Several pictures are"
-            " numbered. Default: kleinod-SEED.png here, or the next free name.",
+            help="A file (.png, .jpg, .webp, .avif; it is overwritten) or a folder. Several"
+            " pictures are numbered. Default: kleinod-SEED.png here, or the next free name.",
         ),
     ] = None
     device: Annotated[
@@ -78,5 +78,22 @@ class GenerateOptions:
         Literal["auto", "all", "sequential"],
         typer.Option(help="Components in memory: all, or one at a time."),
     ] = "auto"
+    watermark: Annotated[
+        Literal["robust", "none"], typer.Option(help="Invisible mark in the pixels.")
+    ] = "robust"
+    c2pa: Annotated[
+        Literal["on", "off"], typer.Option(help="Signed manifest of how the picture was made.")
+    ] = "on"
+    private: Annotated[
+        bool, typer.Option("--private", help="Leave prompts and file names out of the picture.")
+    ] = False
+    receipt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write the receipt there, too; it is overwritten."),
+    ] = None
+    full_hashes: Annotated[
+        bool,
+        typer.Option("--full-hashes", help="Hash all of the weights for the receipt, not samples."),
+    ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False

@@ -5,20 +5,15 @@ A name that the user gave in full is overwritten; no other file ever is.
 
 import errno
 import hashlib
-import io
 import itertools
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
-
 from kleinod.errors import InputError
-
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+from kleinod.provenance.container import FORMATS
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,18 @@ def destination(output: Path | None) -> Destination:
         _probe(chosen)
     except OSError as error:
         raise InputError(_unwritable(output or Path(), error)) from error
+    return chosen
+
+
+def receipt_destination(path: Path) -> Destination:
+    """Where the user wants the receipts. Raises InputError."""
+    if path.suffix.lower() != ".json" or path.is_dir():
+        raise InputError(f"receipt: {path} is no .json file; name one, such as receipt.json")
+    chosen = Destination(path.parent, path.name)
+    try:
+        _probe(chosen)
+    except OSError as error:
+        raise InputError(_unwritable(path, error).replace("output", "receipt", 1)) from error
     return chosen
 
 
@@ -82,19 +89,6 @@ def _free(path: Path, number: int, *, always_numbered: bool = False) -> Path:
     first = number if always_numbered else number + 1
     names = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(first))
     return next(name for name in names if not os.path.lexists(name))
-
-
-def encoded(image: Image.Image, suffix: str, notes: Mapping[str, str]) -> bytes:
-    """The bytes of a picture file; a PNG carries the notes as text."""
-    buffer, format_name = io.BytesIO(), FORMATS[suffix.lower()]
-    if format_name == "PNG":
-        text = PngImagePlugin.PngInfo()
-        for name, value in notes.items():
-            text.add_text(name, value)
-        image.save(buffer, format_name, pnginfo=text)
-    else:
-        image.save(buffer, format_name, quality=95)
-    return buffer.getvalue()
 
 
 def write(path: Path, data: bytes) -> str:

@@ -31,15 +31,16 @@ from kleinod.training.sampling import Velocity, euler
 class DistillationRecipe:
     """`substeps` teacher steps make one of the student's `num_steps`."""
 
-    steps: int = 900
+    steps: int = 360
     batch: int = 48
     num_steps: int = 4
-    substeps: int = 4
+    substeps: int = 2
     guidance: float = 3.0
-    muon_rate: float = 1e-3
+    muon_rate: float = 1.5e-3
     learning_rate: float = 2e-4
     average: float = 0.99
-    fresh: int = 8
+    first_paths: int = 384
+    refill_every: int = 12
     shares: tuple[float, ...] = (0.8, 0.14, 0.06)
     seed: int = 3
     compile: bool = True
@@ -114,23 +115,22 @@ class Distillation:
         self.optimiser = Optimisers(named, is_matrix, recipe.muon_rate, recipe.learning_rate)
         self.average = checkpoints.Average(student, recipe.average)
         self.velocity = torch.compile(student, dynamic=False) if recipe.compile else student
-        self.painter = torch.compile(teacher, dynamic=False) if recipe.compile else teacher
         self.step = 0
         self.on_report: Callable[[Distillation], None] | None = None
 
-    def run(self, first_paths: int = 384) -> None:
+    def run(self) -> None:
         """Go on from the last checkpoint, if there is one, to the recipe's last step."""
         rank, world = distributed.start()
         self._resume()
         torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
-            for _ in range(max(1, round(first_paths * share / 48))):
-                paths.refill(48, self.painter, self.empty)
+            for _ in range(max(1, round(self.recipe.first_paths * share / 48))):
+                paths.refill(48, self.teacher, self.empty)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:
             kind = self._kind()
-            if self.step % 6 == 0:
-                self.paths[kind].refill(48, self.painter, self.empty)
+            if self.step % self.recipe.refill_every == 0:
+                self.paths[kind].refill(48, self.teacher, self.empty)
             loss = self._loss(self.paths[kind])
             torch.autograd.backward(loss)
             distributed.average_gradients(self.optimiser.parameters)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.models.autoencoder import Autoencoder
+from kleinod.models.text_encoder import TextEncoder
 from kleinod.training.flow import Flow
 from kleinod.weights.keys import TRANSFORMER, to_diffusers
 
@@ -29,13 +30,25 @@ def export(flow: Flow, autoencoder: Autoencoder, folder: Path, facts: dict[str, 
     _write(folder / "transformer", joined, _STEM, _transformer_config(flow.transformer.config))
     _write(folder / "vae", autoencoder.state_dict(), _STEM, _autoencoder_config(autoencoder.config))
     text = flow.text_encoder
-    tensors = text.state_dict()
-    # transformers wants the final norm that nobody reads
-    tensors["model.norm.weight"] = torch.ones(text.config.hidden_size)
-    _write(folder / "text_encoder", tensors, "model", _text_config(text.config))
+    _write(folder / "text_encoder", _text_tensors(text), "model", _text_config(text.config))
     _json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     _json(folder / "model_index.json", _INDEX | {"is_distilled": facts["guidance_scale"] == 1.0})
     _json(folder / "kleinod.json", facts)
+
+
+def _text_tensors(text: TextEncoder) -> dict[str, Tensor]:
+    """The encoder's tensors, an empty layer and the final norm that nobody reads.
+
+    transformers normalises its last hidden state, so the last layer read must not be the last.
+    """
+    tensors = dict(text.state_dict())
+    depth = max(text.layers_read)
+    last = f"model.layers.{depth - 1}."
+    for name, tensor in text.state_dict().items():
+        if name.startswith(last):
+            tensors[f"model.layers.{depth}.{name.removeprefix(last)}"] = torch.zeros_like(tensor)
+    tensors["model.norm.weight"] = torch.ones(text.config.hidden_size)
+    return tensors
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], stem: str, config: dict[str, Any]) -> None:
@@ -97,7 +110,7 @@ def _autoencoder_config(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _text_config(config: TextEncoderConfig) -> dict[str, Any]:
-    values = asdict(config)
+    values = asdict(config) | {"num_hidden_layers": config.num_hidden_layers + 1}
     theta = values.pop("rope_theta")
     return values | {
         "architectures": ["Qwen3ForCausalLM"],

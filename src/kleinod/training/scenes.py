@@ -170,9 +170,13 @@ class Composer:
             sentence = f"{a} and {b}"
         return Scene(things, style, background), self.join(sentence, words)
 
+    def with_name(self, concept: int) -> str:
+        """'a fox'."""
+        return with_article(self.names[concept])
+
     def describe(self, scene: Scene) -> str:
         """A prompt that states object, style and background of a scene with one object."""
-        name = with_article(self.names[scene.things[0].concept])
+        name = self.with_name(scene.things[0].concept)
         ground = f"on {with_article(scene.background)} background"
         return f"{name}, {STYLE_PHRASES[STYLES[scene.style]][0]}, {ground}"
 

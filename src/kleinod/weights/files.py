@@ -2,23 +2,27 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kleinod.config import read_json
 from kleinod.errors import WeightsError
 from kleinod.quantization.stored import Weight
 from kleinod.weights import pieces
-
-SUFFIX = ".safetensors"
-GGUF_SUFFIX = ".gguf"
-INDEX_SUFFIX = ".safetensors.index.json"
+from kleinod.weights.headers import (
+    GGUF_SUFFIX,
+    INDEX_SUFFIX,
+    SUFFIX,
+    read_header,
+    read_index,
+)
 
 
 def read_weights(path: Path) -> dict[str, Weight]:
     """Every weight of a component, each layer with its scales in one. Raises WeightsError."""
     files = weight_files(path)
+    # before anything else opens them: they may come from anyone
+    headers = [read_header(file) for file in files]
     if files[0].suffix == GGUF_SUFFIX:
         # imported here: most models never need it
         from kleinod.weights.gguf_files import read_gguf
@@ -26,9 +30,8 @@ def read_weights(path: Path) -> dict[str, Weight]:
         return read_gguf(files[0])
     tensors = read_tensors(path)
     formats: dict[str, str] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            formats |= pieces.header_formats(opened.metadata(), file)
+    for file, header in zip(files, headers, strict=True):
+        formats |= pieces.header_formats(header.metadata, file)
     return pieces.assembled(tensors, formats, path)
 
 
@@ -60,7 +63,8 @@ def weight_files(path: Path) -> list[Path]:
     # the published names first: a variant such as model.fp16.safetensors may lie beside them
     for stem in ("diffusion_pytorch_model", "model"):
         if (path / (stem + INDEX_SUFFIX)).is_file():
-            return _shards(path / (stem + INDEX_SUFFIX))
+            names = read_index(path / (stem + INDEX_SUFFIX)).values()
+            return [path / name for name in sorted(set(names))]
         if (path / (stem + SUFFIX)).is_file():
             return [path / (stem + SUFFIX)]
     files = sorted(path.glob("*" + SUFFIX)) or sorted(path.glob("*" + GGUF_SUFFIX))
@@ -74,17 +78,3 @@ def weight_files(path: Path) -> list[Path]:
 def num_bytes(path: Path) -> int:
     """Size of a component's files."""
     return sum(file.stat().st_size for file in weight_files(path))
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise WeightsError(f"{index}: holds no weight_map of file names; fetch the model again")
-    shards = sorted(set(names.values()))
-    for name in shards:
-        # an index may come from anyone: it names files beside it, nothing else
-        if Path(name).name != name or not name.endswith(SUFFIX):
-            raise WeightsError(f"{index}: names {name!r}, which is no file beside it; do not use")
-        if not (index.parent / name).is_file():
-            raise WeightsError(f"{index.parent}: shard {name} is missing; fetch the model again")
-    return [index.parent / name for name in shards]

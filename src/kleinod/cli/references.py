@@ -1,0 +1,50 @@
+"""Reference pictures that the user names: read and checked before any model loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kleinod.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from kleinod.provenance.manifest import Reference as Ingredient
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture file and what is in it, 8-bit RGB."""
+
+    path: Path
+    image: "Image.Image"
+    number: int
+
+    def as_ingredient(self, *, is_private: bool) -> "Ingredient":
+        """For the manifest: the file as it is, so that its own manifest is kept."""
+        from PIL import Image
+
+        from kleinod.provenance import container, manifest
+
+        name = f"reference {self.number}" if is_private else self.path.name
+        with Image.open(self.path) as opened:
+            format_name = str(opened.format)
+        if format_name in container.MIME:
+            return manifest.Reference(name, self.path.read_bytes(), format_name)
+        return manifest.Reference.of_pixels(name, self.image)
+
+
+def load_references(paths: list[Path]) -> list[Reference]:
+    """Each file read whole. Raises InputError with its name."""
+    return [Reference(path, _image(path), index) for index, path in enumerate(paths, start=1)]
+
+
+def _image(path: Path) -> "Image.Image":
+    from kleinod import images  # late: numpy and Pillow's decoders, for editing only
+
+    picture = images.load_image(path)
+    try:
+        images.prepare_reference(picture)
+    except InputError as error:
+        raise InputError(f"{error} ({path})") from error
+    return picture

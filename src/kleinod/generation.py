@@ -1,0 +1,116 @@
+"""One request from words to signed files: pipeline, watermark, receipt, manifest.
+
+    paint ── hash the pixels ── watermark ── receipt ── encode ── sign last
+
+What may fail for a user's mistake (a certificate, a folder) is asked for before the painting: see
+`signing`. Knows nothing of names of files and of progress bars.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from kleinod import __version__
+from kleinod.errors import InputError
+from kleinod.pipeline import Pipeline
+from kleinod.provenance import authority, container, facts, manifest, watermark
+from kleinod.provenance import receipt as receipts
+from kleinod.provenance.authority import Identity
+from kleinod.provenance.facts import ModelFile
+from kleinod.provenance.manifest import Reference
+from kleinod.provenance.receipt import Choices, Receipt
+from kleinod.request import Components, Request
+
+
+@dataclass(frozen=True)
+class Signing:
+    """Who signs, and the references as they came."""
+
+    identity: Identity
+    references: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinishedImage:
+    """A picture file's bytes, the picture with its mark, and the receipt that is in the file."""
+
+    data: bytes
+    image: Image.Image
+    receipt: Receipt
+
+
+def signing(choices: Choices, references: Sequence[Reference] = ()) -> Signing | None:
+    """What is needed to sign; None if it is switched off. Raises InputError."""
+    if not choices.is_signed:
+        return None
+    return Signing(authority.identity(), tuple(references))
+
+
+def drafts(
+    pipeline: Pipeline, request: Request, files: list[ModelFile], choices: Choices
+) -> list[Receipt]:
+    """The receipts of a settled request's pictures before they are painted."""
+    return facts.drafts(pipeline, request, files, choices)
+
+
+def model_files(model: str | Path, components: Components, choices: Choices) -> list[ModelFile]:
+    """The model's files and their hashes. Raises InputError."""
+    return facts.model_files(model, components, full_hashes=choices.has_full_hashes)
+
+
+def marked(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
+    """The painted picture with its watermark, and its whole receipt."""
+    picture = {
+        "width": image.width,
+        "height": image.height,
+        "painted_sha256": receipts.pixels_sha256(image),
+    }
+    receipt = draft | {"picture": picture}
+    if receipt["watermark"]["method"] == receipts.NO_MARK:
+        return image, receipts.with_mark(receipt, None, image)
+    payload = receipts.payload_of(receipt)
+    finished = watermark.mark(image, payload)
+    return finished, receipts.with_mark(receipt, payload, finished)
+
+
+def repeated(image: Image.Image, draft: Receipt, old: Receipt) -> tuple[Image.Image, Receipt]:
+    """A picture painted again from `old`, with the mark of the first, and the receipt of that.
+
+    The first one's number is laid in, even if this receipt's own would be another: so the pixels
+    differ by what was painted, not by the mark.
+    """
+    own, receipt = marked(image, draft)
+    payload = old["watermark"].get("payload")
+    if receipt["watermark"]["method"] == receipts.NO_MARK or not isinstance(payload, str):
+        return own, receipt
+    try:
+        finished = watermark.mark(image, int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1)
+    except ValueError as error:
+        raise InputError(f"receipt: watermark.payload is {payload!r}; it is damaged") from error
+    return finished, receipt
+
+
+def finished(
+    image: Image.Image, draft: Receipt, *, format_name: str, signing: Signing | None
+) -> FinishedImage:
+    """A painted picture made a file: marked, with its receipt, signed last."""
+    image, receipt = marked(image, draft)
+    request = receipt["request"]
+    notes = {
+        "Software": f"kleinod {__version__}",
+        "model": receipt["model"]["name"],
+        "seed": str(request["seed"]),
+        "steps": str(request["num_inference_steps"]),
+    }
+    data = container.encoded(image, format_name, receipt, notes)
+    if signing is not None:
+        data = manifest.signed(
+            data,
+            format_name,
+            receipt=receipt,
+            references=signing.references,
+            identity=signing.identity,
+        )
+    return FinishedImage(data, image, receipt)

@@ -1,0 +1,41 @@
+"""Which licences this user has accepted, remembered in a small file. No torch, no network."""
+
+import json
+import os
+from pathlib import Path
+
+from kleinod.errors import InputError
+
+
+def is_accepted(repository: str, license: str) -> bool:
+    """Whether this licence of this repository was accepted before."""
+    return _accepted().get(repository) == license
+
+
+def accept(repository: str, license: str) -> None:
+    """Remember that it was accepted. Raises InputError."""
+    file = acceptances()
+    part = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_accepted() | {repository: license}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error}); set KLEINOD_HOME") from error
+
+
+def acceptances() -> Path:
+    """The file: in $KLEINOD_HOME, or under the user's configuration folder."""
+    home = os.environ.get("KLEINOD_HOME")
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    folder = Path(home) if home else Path(config) / "kleinod"
+    return folder.expanduser() / "licenses.json"
+
+
+def _accepted() -> dict[str, str]:
+    try:
+        values = json.loads(acceptances().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # asking once more does no harm
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,75 @@
+"""Picture files as bytes, and the receipt in them: PNG's iTXt chunk, else EXIF's UserComment."""
+
+import io
+from collections.abc import Mapping
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from kleinod.errors import InputError
+from kleinod.provenance import receipt as receipts
+from kleinod.provenance.receipt import Receipt
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
+MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}
+LOSSLESS = ("PNG",)
+CHUNK = "kleinod-receipt"
+# one segment of a JPEG holds 65,533 bytes; the receipt without words takes about 3,000
+MAX_WORDS_BYTES = 50_000
+_ASCII = b"ASCII\0\0\0"
+_OPTIONS: dict[str, dict[str, int]] = {
+    "JPEG": {"quality": 95},
+    "WEBP": {"quality": 95},
+    "AVIF": {"quality": 90, "speed": 8},
+}
+
+
+def check_words(words: str, suffix: str) -> None:
+    """Raise InputError for words that a file of this kind cannot hold in its receipt."""
+    length = len(receipts.to_json({"": words}))
+    if length > MAX_WORDS_BYTES and FORMATS[suffix.lower()] not in LOSSLESS:
+        raise InputError(
+            f"prompt: {length} bytes are over the {MAX_WORDS_BYTES} that a receipt in a {suffix} "
+            "file holds; write a .png or leave the prompt out with --private"
+        )
+
+
+def encoded(
+    image: Image.Image, format_name: str, receipt: Receipt, notes: Mapping[str, str] | None = None
+) -> bytes:
+    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too."""
+    buffer, text = io.BytesIO(), receipts.to_json(receipt)
+    if format_name == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        for name, value in (notes or {}).items():
+            chunks.add_text(name, value)
+        chunks.add_itxt(CHUNK, text)
+        image.save(buffer, format_name, pnginfo=chunks)
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = (notes or {}).get("Software", "kleinod")
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
+        image.save(buffer, format_name, exif=exif, **_OPTIONS[format_name])
+    return buffer.getvalue()
+
+
+def compressed(image: Image.Image, format_name: str) -> Image.Image:
+    """The picture as a file of this kind gives it back: what a comparison must not blame."""
+    if format_name in LOSSLESS or format_name not in MIME:
+        return image
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **_OPTIONS[format_name])
+    return Image.open(buffer).convert("RGB")
+
+
+def receipt_in(image: Image.Image) -> Receipt | None:
+    """The receipt in a file's metadata, None if there is none. Raises InputError."""
+    text: object = image.info.get(CHUNK)
+    if text is None:
+        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        if isinstance(comment, bytes) and comment.startswith(_ASCII + b'{"'):
+            text = comment.removeprefix(_ASCII)
+    return (
+        receipts.from_json(text, "the picture's metadata")
+        if isinstance(text, str | bytes)
+        else None
+    )

@@ -1,0 +1,196 @@
+"""What a receipt says of model and machine: files and their hashes, formats, kernels, versions."""
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from kleinod import __version__, catalog
+from kleinod.pipeline import Pipeline
+from kleinod.provenance.receipt import SCHEMA, Choices, Receipt, pixels_sha256
+from kleinod.request import Components, Request
+from kleinod.weights.files import weight_files
+from kleinod.weights.fingerprint import fingerprint
+from kleinod.weights.folders import model_paths
+
+NOISE = "torch.Generator on the CPU, one float32 draw of (1, 128, height/16, width/16) per picture"
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model; sampled_sha256 is of its size and 1 MiB of samples, sha256 of all."""
+
+    component: str
+    name: str
+    num_bytes: int
+    formats: tuple[str, ...]
+    sampled_sha256: str
+    sha256: str | None = None
+
+
+def model_files(
+    model: str | Path, components: Components, *, full_hashes: bool = False
+) -> list[ModelFile]:
+    """The files of a model that take part in a picture, hashed. Raises InputError."""
+    paths = model_paths(catalog.find(model), components)
+    files = {
+        name: weight_files(getattr(paths, name))
+        for name in ("transformer", "text_encoder", "autoencoder")
+    } | {"tokenizer": [paths.tokenizer]}
+    known = _KnownHashes()
+    made = [
+        ModelFile(
+            component=name,
+            name=file.name,
+            num_bytes=file.stat().st_size,
+            formats=_formats(file),
+            sampled_sha256=known.hash(file, "sampled"),
+            sha256=known.hash(file, "full") if full_hashes else None,
+        )
+        for name, paths_of_one in files.items()
+        for file in paths_of_one
+    ]
+    known.save()
+    return made
+
+
+class _KnownHashes:
+    """Hashes by path, size and time of change, kept in the cache folder if there is one."""
+
+    def __init__(self) -> None:
+        folder = catalog.cache_folder()
+        self._file = folder / "hashes.json" if folder else None
+        self._known, self._is_new = self._read(), False
+
+    def hash(self, file: Path, kind: str) -> str:
+        """Hexadecimal, `sampled` or `full`."""
+        facts = file.stat()
+        key = f"{kind}:{facts.st_size}:{facts.st_mtime_ns}:{file.resolve()}"
+        if key not in self._known:
+            self._known[key] = _full(file) if kind == "full" else fingerprint([file])
+            self._is_new = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Never an obstacle: what cannot be written is computed again."""
+        if self._file is None or not self._is_new:
+            return
+        part = self._file.with_name(f"{secrets.token_hex(8)}.part")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part.write_text(json.dumps(self._known), encoding="utf-8")
+            os.replace(part, self._file)
+        except OSError:
+            part.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, str]:
+        try:
+            known = json.loads(self._file.read_text(encoding="utf-8")) if self._file else {}
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+
+def _full(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _formats(file: Path) -> tuple[str, ...]:
+    """Number formats of the tensors, from a safetensors header; nothing for another file."""
+    if file.suffix != ".safetensors":
+        return ()
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
+    return tuple(sorted({v["dtype"] for name, v in header.items() if name != "__metadata__"}))
+
+
+def drafts(
+    pipeline: Pipeline, request: Request, files: list[ModelFile], choices: Choices
+) -> list[Receipt]:
+    """A receipt for each picture of a settled request, without the picture's own hashes."""
+    common = _common(pipeline, files, choices)
+    count = len(request.prompt) * request.num_images
+    return [
+        common
+        | {
+            "request": _one_request(request, index, choices),
+            "batch": {"size": count},
+        }
+        for index in range(count)
+    ]
+
+
+def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Receipt:
+    info = pipeline.info
+    return {
+        "schema": SCHEMA,
+        "noise": NOISE,
+        "model": {
+            "name": info.name,
+            "license": info.license,
+            "text_layers": list(info.text_layers),
+            "max_text_tokens": info.max_text_tokens,
+            "files": [_without_none(asdict(file)) for file in files],
+        },
+        "numbers": {"dtype": str(pipeline.dtype).removeprefix("torch.")},
+        "device": {"type": pipeline.device.type, "name": _device_name(pipeline.device)},
+        "kernels": {
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "num_threads": torch.get_num_threads(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+        "versions": {
+            "kleinod": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "filters": [],
+        "watermark": {"method": choices.watermark},
+        "c2pa": "on" if choices.is_signed else "off",
+    }
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    # tuples as JSON gives them back
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _one_request(request: Request, index: int, choices: Choices) -> dict[str, Any]:
+    assert request.seed is not None
+    words: dict[str, Any] = {"is_private": True}
+    if not choices.is_private:
+        words = {"negative_prompt": request.negative_prompt}
+        words["prompt"] = request.prompt[index // request.num_images]
+    return words | {
+        "width": request.width,
+        "height": request.height,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed + index,
+        "reference_images": [reference_facts(image) for image in request.reference_images],
+    }
+
+
+def reference_facts(image: Image.Image) -> dict[str, Any]:
+    """What a receipt says of a reference: size, and hash of its pixels as they were read."""
+    return {"width": image.width, "height": image.height, "pixels_sha256": pixels_sha256(image)}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.machine()

@@ -1,0 +1,216 @@
+"""The C2PA manifest: written last, over the finished file's bytes; read and judged.
+
+A picture made of words says `c2pa.created`; one made of references says that the first was opened,
+the others placed and all edited, and holds each reference as an ingredient with its own manifest.
+The receipt is an assertion of its own. No thumbnails, no network.
+"""
+
+import io
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from kleinod import __version__
+from kleinod.errors import InputError, KleinodError
+from kleinod.provenance import receipt as receipts
+from kleinod.provenance.authority import Identity, trusted
+from kleinod.provenance.container import MIME
+from kleinod.provenance.receipt import Receipt
+
+RECEIPT_LABEL = "io.kleinod.receipt"
+SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+# the description box of the active manifest's signature, the last one in a file
+_SIGNATURE_BOX = re.compile(rb"c2pa\.signature\0.{4}cbor\xd2\x84", re.DOTALL)
+_SETTINGS = {
+    "builder": {"thumbnail": {"enabled": False}},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference's name, and its bytes as they were in its file, so that its manifest is kept."""
+
+    name: str
+    data: bytes
+    format_name: str
+
+    @classmethod
+    def of_pixels(cls, name: str, image: Image.Image) -> "Reference":
+        """A reference that came as no file, or as one of a kind that cannot hold a manifest."""
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        return cls(name, buffer.getvalue(), "PNG")
+
+
+def signed(
+    data: bytes,
+    format_name: str,
+    *,
+    receipt: Receipt,
+    references: Sequence[Reference],
+    identity: Identity,
+) -> bytes:
+    """The picture file with a manifest that names the model, its references and its receipt."""
+    import c2pa
+
+    definition = {
+        "claim_generator_info": [{"name": "kleinod", "version": __version__}],
+        "format": MIME[format_name],
+        "assertions": [
+            {"label": "c2pa.actions.v2", "data": {"actions": _actions(receipt, references)}},
+            # as text: c2pa makes a string of bytes of a list of small numbers
+            {"label": RECEIPT_LABEL, "data": {"json": receipts.to_json(receipt)}},
+        ],
+    }
+    out = io.BytesIO()
+    try:
+        context = c2pa.Context(c2pa.Settings.from_dict(_SETTINGS))
+        with c2pa.Builder(definition, context) as builder, _signer(identity) as signer:
+            for index, reference in enumerate(references):
+                mime, stream = MIME[reference.format_name], io.BytesIO(reference.data)
+                facts = {"title": reference.name, "label": _label(index), "format": mime}
+                facts["relationship"] = "componentOf" if index else "parentOf"
+                builder.add_ingredient(facts, mime, stream)
+            builder.sign(signer, MIME[format_name], io.BytesIO(data), out)
+    except c2pa.C2paError as error:
+        raise KleinodError(f"c2pa: signing failed ({error}); --c2pa off leaves it out") from error
+    return out.getvalue()
+
+
+def _actions(receipt: Receipt, references: Sequence[Reference]) -> list[dict[str, Any]]:
+    model = receipt["model"]
+    made = {
+        "softwareAgent": {"name": "kleinod", "version": __version__},
+        "digitalSourceType": SOURCE,
+        "description": f"Painted by the model {model['name']} ({model['license']}).",
+    }
+    if not references:
+        return [{"action": "c2pa.created", **made}]
+    uses = [
+        {
+            "action": "c2pa.placed" if index else "c2pa.opened",
+            "parameters": {"ingredientIds": [_label(index)]},
+        }
+        for index in range(len(references))
+    ]
+    return [*uses, {"action": "c2pa.edited", **made}]
+
+
+def _label(index: int) -> str:
+    return f"reference-{index + 1}"
+
+
+def _signer(identity: Identity) -> Any:  # noqa: ANN401 - c2pa is imported late
+    import c2pa
+
+    if identity.sign is not None:
+        algorithm = c2pa.C2paSigningAlg[identity.algorithm.upper()]
+        return c2pa.Signer.from_callback(identity.sign, algorithm, identity.certificates)
+    assert identity.key is not None
+    certificates, key = identity.certificates.encode(), identity.key.encode()
+    info = c2pa.C2paSignerInfo(identity.algorithm, certificates, key, None)  # no time stamp server
+    return c2pa.Signer.from_info(info)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the manifest is worth: state is `none`, `invalid`, `valid` or `trusted`."""
+
+    state: str
+    problems: tuple[str, ...] = ()
+    signer: str = ""
+    generator: str = ""
+    actions: tuple[str, ...] = ()
+    ingredients: tuple[str, ...] = ()
+    receipt: Receipt | None = None
+
+
+def judged(data: bytes, format_name: str) -> Verdict:
+    """Read and check the manifest in a picture file's bytes."""
+    import c2pa
+
+    anchors = trusted()
+    settings = _SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
+    context = c2pa.Context(c2pa.Settings.from_dict(settings))
+    try:
+        with c2pa.Reader(MIME[format_name], io.BytesIO(data), context=context) as reader:
+            report = json.loads(reader.json())
+    except c2pa.C2paError.ManifestNotFound:
+        return Verdict("none")
+    except c2pa.C2paError as error:
+        return Verdict("invalid", (f"the manifest cannot be read: {error}",))
+    verdict = _verdict(report)
+    if verdict.state != "invalid" and not _is_filled_as_written(data, format_name):
+        return Verdict("invalid", ("bytes around the signature were changed",))
+    return verdict
+
+
+def _is_filled_as_written(data: bytes, format_name: str) -> bool:
+    """Whether what the signature does not cover is as it is always written.
+
+    That is the filling after the signature, which is zero, and the check sums of a PNG's chunks.
+    """
+    signatures = list(_SIGNATURE_BOX.finditer(data))
+    start = data.find(b"\x63pad\x59", signatures[-1].end()) if signatures else -1
+    if start < 0:
+        return False
+    length = int.from_bytes(data[start + 5 : start + 7], "big")
+    filling = data[start + 7 : start + 7 + length]
+    return not any(filling) and (format_name != "PNG" or _png_sums_are_right(data))
+
+
+def _png_sums_are_right(data: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        body, end = data[position + 4 : position + 8 + length], position + 12 + length
+        if data[end - 4 : end] != zlib.crc32(body).to_bytes(4, "big"):
+            return False
+        position = end
+    return position == len(data)
+
+
+def _verdict(report: dict[str, Any]) -> Verdict:
+    active = report["manifests"].get(report.get("active_manifest"), {})
+    failures = report.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    codes = tuple(
+        dict.fromkeys(f["code"] for f in failures if f["code"] != "signingCredential.untrusted")
+    )
+    state = str(report.get("validation_state", "Invalid")).lower()
+    if codes or state not in ("valid", "trusted"):
+        return Verdict("invalid", codes or ("unknown fault",))
+    assertions = {item["label"]: item["data"] for item in active.get("assertions", [])}
+    actions = assertions.get("c2pa.actions.v2", {}).get("actions", [])
+    info = (active.get("claim_generator_info") or [{}])[0]
+    signature = active.get("signature_info", {})
+    return Verdict(
+        state,
+        signer=signature.get("common_name") or signature.get("issuer", ""),
+        generator=f"{info.get('name', '')} {info.get('version', '')}".strip(),
+        actions=tuple(action["action"] for action in actions),
+        ingredients=tuple(map(_ingredient, active.get("ingredients", []))),
+        receipt=_receipt(assertions.get(RECEIPT_LABEL)),
+    )
+
+
+def _receipt(value: object) -> Receipt | None:
+    """An assertion that is a receipt; somebody else's signer may have written anything there."""
+    text = value.get("json") if isinstance(value, dict) else None
+    try:
+        return receipts.from_json(text, "the manifest") if isinstance(text, str) else None
+    except InputError:
+        return None
+
+
+def _ingredient(ingredient: dict[str, Any]) -> str:
+    """Its title, and whether it brought a manifest of its own."""
+    own = (
+        "with a manifest of its own" if ingredient.get("active_manifest") else "without a manifest"
+    )
+    return f"{ingredient.get('title', 'untitled')} ({own})"

@@ -1,0 +1,211 @@
+"""What a picture file proves, what it claims, what is missing and what is wrong with it.
+
+Proved is only what a valid signature covers. A receipt without one, and a watermark, are claims:
+whoever wants can write them.
+"""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kleinod import images
+from kleinod.errors import InputError
+from kleinod.provenance import container, manifest, watermark
+from kleinod.provenance import receipt as receipts
+from kleinod.provenance.manifest import Verdict
+from kleinod.provenance.reading import Reading
+from kleinod.provenance.receipt import Receipt
+
+_REASONS = {
+    "assertion.dataHash.mismatch": "the file was changed after it was signed, or the manifest is "
+    "that of another picture",
+    "assertion.bmffHash.mismatch": "the file was changed after it was signed, or the manifest is "
+    "that of another picture",
+    "assertion.hashedURI.mismatch": "a statement in the manifest was changed",
+    "claimSignature.mismatch": "the signature does not fit the manifest",
+    "signingCredential.expired": "the signer's certificate has expired",
+    "signingCredential.invalid": "the signer's certificate may not sign pictures",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was read from a picture file."""
+
+    image: Image.Image
+    format_name: str
+    manifest: Verdict
+    watermark: Reading
+    written: Receipt | None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The signed receipt if there is one, else the one in the metadata."""
+        return self.manifest.receipt or self.written
+
+
+@dataclass
+class Findings:
+    """Sentences by what they are worth."""
+
+    proved: list[str] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def evidence(path: Path) -> Evidence:
+    """Read a picture file and all that it says of itself. Raises InputError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"picture: cannot read {path} ({reason}); give a file") from error
+    format_name, written, faults = _opened(data, path)
+    image = images.load_image(path)
+    known = format_name in container.MIME
+    verdict = manifest.judged(data, format_name) if known else Verdict("none")
+    return Evidence(image, format_name, verdict, watermark.read(image), written, tuple(faults))
+
+
+def _opened(data: bytes, path: Path) -> tuple[str, Receipt | None, list[str]]:
+    """Format, receipt in the metadata, and what is wrong with that."""
+    try:
+        with Image.open(io.BytesIO(data), formats=images.READABLE_FORMATS) as picture:
+            format_name = str(picture.format)
+            try:
+                return format_name, container.receipt_in(picture), []
+            except InputError as error:
+                return format_name, None, [str(error)]
+            except (ValueError, TypeError, KeyError, SyntaxError):  # metadata that lies
+                return format_name, None, ["the metadata is damaged"]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"picture: {path} is no whole picture ({error})") from error
+
+
+def findings(found: Evidence) -> Findings:
+    """The evidence in plain words."""
+    result = Findings(wrong=list(found.faults))
+    _judge_manifest(found, result)
+    _judge_receipt(found, result)
+    _judge_watermark(found, result)
+    _judge_pixels(found, result)
+    return result
+
+
+def _judge_manifest(found: Evidence, result: Findings) -> None:
+    verdict, receipt = found.manifest, found.receipt or {}
+    if verdict.state == "none":
+        is_off = receipt.get("c2pa") == "off"
+        why = " (the receipt says that it was switched off)" if is_off else ""
+        result.missing.append(f"A signed manifest{why}: nothing about this file is proved.")
+        if receipt.get("c2pa") == "on":
+            result.wrong.append("The receipt says that the file was signed: the manifest is gone.")
+    elif verdict.state == "invalid":
+        reasons = "; ".join(_REASONS.get(code, code) for code in verdict.problems)
+        result.wrong.append(f"The signed manifest does not hold: {reasons}.")
+    else:
+        result.proved.append("The file is, byte for byte, as it was signed.")
+        if verdict.state == "trusted":
+            result.proved.append(f"It was signed by {verdict.signer}, whom this machine trusts.")
+        else:
+            result.claimed.append(
+                f"It was signed by {verdict.signer}; this machine does not know who that is."
+            )
+        result.claimed.append(f"Made with {verdict.generator}: {', '.join(verdict.actions)}.")
+        result.claimed += [f"Made of {name}." for name in verdict.ingredients]
+
+
+def _judge_receipt(found: Evidence, result: Findings) -> None:
+    receipt = found.receipt
+    if receipt is None:
+        result.missing.append("A receipt: the picture cannot be repeated from this file alone.")
+        return
+    result.claimed += _told(receipt)
+    if found.manifest.receipt is not None:
+        result.proved.append("The receipt is the one that the signer wrote.")
+        if found.written is not None and found.written != found.manifest.receipt:
+            result.wrong.append("The receipt in the metadata is not the signed one.")
+    if "prompt" not in receipt["request"]:
+        result.missing.append("The prompt: it was left out on purpose (--private).")
+    stated = receipt["watermark"].get("payload")
+    if stated is not None and stated != f"{receipts.payload_of(receipt):012x}":
+        result.wrong.append("The receipt was edited: it does not fit its own watermark number.")
+
+
+def _told(receipt: Receipt) -> list[str]:
+    """What a receipt says, in sentences."""
+    request, model = receipt["request"], receipt["model"]
+    lines = [
+        f"Painted by the model {model['name']}, {request['width']}x{request['height']}, "
+        f"{request['num_inference_steps']} steps, guidance {request['guidance_scale']}, "
+        f"seed {request['seed']}.",
+        f"On {receipt['device']['type']} in {receipt['numbers']['dtype']}, with "
+        + ", ".join(f"{n} {v}" for n, v in dict(receipt.get("versions", {})).items())
+        + ".",
+    ]
+    if "prompt" in request:
+        lines.insert(0, f"Prompt: {request['prompt']}")
+    if request["reference_images"]:
+        lines.append(f"From {len(request['reference_images'])} reference picture(s).")
+    return lines
+
+
+def _judge_watermark(found: Evidence, result: Findings) -> None:
+    mark, receipt = found.watermark, found.receipt
+    stated = receipt["watermark"].get("payload") if receipt else None
+    if not mark.is_present:
+        if stated is not None:
+            result.wrong.append("The receipt names a watermark, but the pixels do not hold it.")
+        else:
+            is_off = receipt is not None and receipt["watermark"]["method"] == receipts.NO_MARK
+            why = " (the receipt says that it was switched off)" if is_off else ""
+            result.missing.append(f"A watermark in the pixels{why}.")
+        return
+    read = f"number {mark.payload:012x}" if mark.payload is not None else "its number is unreadable"
+    result.claimed.append(
+        f"The pixels hold kleinod's watermark: the picture is generated ({read})."
+    )
+    if receipt is None and found.manifest.state == "none":
+        result.wrong.append("Manifest and receipt were stripped: kleinod always writes a receipt.")
+    if mark.payload is not None and receipt is not None and stated != f"{mark.payload:012x}":
+        result.wrong.append("The watermark belongs to another receipt than this one.")
+
+
+def _judge_pixels(found: Evidence, result: Findings) -> None:
+    receipt = found.receipt
+    if receipt is None or found.format_name not in container.LOSSLESS:
+        return
+    stated = receipt["picture"].get("finished_sha256")
+    if stated is not None and stated != receipts.pixels_sha256(found.image):
+        result.wrong.append("The pixels are not those that the receipt was written for.")
+
+
+def summary(found: Evidence) -> dict[str, Any]:
+    """The same for programs: `intact` is False if anything is wrong."""
+    result, mark = findings(found), found.watermark
+    return {
+        "intact": not result.wrong,
+        "proved": result.proved,
+        "claimed": result.claimed,
+        "missing": result.missing,
+        "wrong": result.wrong,
+        "manifest": {
+            "state": found.manifest.state,
+            "problems": list(found.manifest.problems),
+            "signer": found.manifest.signer,
+            "actions": list(found.manifest.actions),
+            "ingredients": list(found.manifest.ingredients),
+        },
+        "watermark": {
+            "is_present": mark.is_present,
+            "payload": None if mark.payload is None else f"{mark.payload:012x}",
+            "agreement": round(mark.agreement, 3),
+            "scale": round(mark.scale, 3),
+        },
+        "receipt": found.receipt,
+    }

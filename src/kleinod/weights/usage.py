@@ -1,0 +1,163 @@
+"""What a model needs in memory, under which licence it is, and the command that uses it. No torch.
+
+Memory is an estimate, for one picture of the model's own size, without references, in bfloat16:
+
+    held bytes   FP8, NVFP4, GGUF and 16-bit weights as stored, wider floats as bfloat16;
+                 of the text encoder only the token table and the layers that are read
+    activations  transformer and text encoder: 40 numbers of 2 bytes per token and width;
+                 autoencoder: 11 pictures of its finest width in 2 bytes (measured: docs/log.md)
+    all          every component's held bytes + the largest activations
+    sequential   the largest component with its own activations
+
+A component that is not there counts as the published one in bfloat16.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from kleinod import catalog
+from kleinod.catalog import ModelInfo
+from kleinod.weights import recognition
+from kleinod.weights.inspection import Inspection, Part
+from kleinod.weights.recognition import AUTOENCODER, ENCODER_OF, TEXT_ENCODER, TRANSFORMER, Names
+
+LICENSES = {"4B": catalog.APACHE, "9B": catalog.NON_COMMERCIAL}
+DEV_LICENSE = "FLUX [dev] Non-Commercial License"
+_WIDE_FLOATS = ("F32", "F64")
+_TRANSFORMER_NUMBERS, _DECODER_PICTURES = 40, 11
+_LAYER = re.compile(r"(?:model\.layers|blk)\.(\d+)\.")
+_UNREAD = re.compile(r"lm_head\.|model\.norm\.|output\.|output_norm\.")
+# Held bytes and width of the published text encoders (token table and layers 0 to 26 in bfloat16),
+# and the finest width of the published autoencoder, which holds 168 MB.
+_ENCODERS = {"4B": (6_227_000_000, 2560), "8B": (11_665_000_000, 4096)}
+_AUTOENCODER = (168_000_000, 128)
+
+
+@dataclass(frozen=True)
+class _Need:
+    held: int
+    activations: int
+
+
+def held_bytes(part: Part, info: ModelInfo | None = None) -> int:
+    """Bytes of a component's weights in memory."""
+    layers = max(info.text_layers) if info else 27
+    is_wide_kept = info is not None and info.name == "mini"  # it is computed in float32
+    return sum(
+        entry.num_elements * 2
+        if entry.dtype in _WIDE_FLOATS and not is_wide_kept
+        else entry.end - entry.begin
+        for name, entry in Names(part.entries).entries.items()
+        if part.finding.component != TEXT_ENCODER or _is_read(name, layers)
+    )
+
+
+def _is_read(name: str, num_layers: int) -> bool:
+    layer = _LAYER.match(name)
+    return int(layer[1]) < num_layers if layer else not _UNREAD.match(name)
+
+
+def memory(inspection: Inspection) -> dict[str, int] | None:
+    """Bytes under each residency policy; None where it is no klein transformer or model."""
+    transformer = inspection.part(TRANSFORMER)
+    if transformer is None or transformer.finding.family != recognition.KLEIN:
+        return None
+    info, others = inspection.info, inspection.companions
+    text_encoder = inspection.part(TEXT_ENCODER) or others.get(TEXT_ENCODER)
+    needs = [
+        _transformer_need(transformer, info),
+        _encoder_need(text_encoder, transformer, info),
+        _autoencoder_need(inspection.part(AUTOENCODER) or others.get(AUTOENCODER), info),
+    ]
+    largest = max(need.activations for need in needs)
+    return {
+        "all": sum(need.held for need in needs) + largest,
+        "sequential": max(need.held + need.activations for need in needs),
+    }
+
+
+def _size_and_tokens(info: ModelInfo | None) -> tuple[int, int]:
+    return (info.default_size, info.max_text_tokens) if info else (1024, 512)
+
+
+def _transformer_need(part: Part, info: ModelInfo | None) -> _Need:
+    size, num_text_tokens = _size_and_tokens(info)
+    tokens = (size // 16) ** 2 + num_text_tokens
+    width = part.finding.numbers["width"]
+    return _Need(held_bytes(part, info), tokens * width * 2 * _TRANSFORMER_NUMBERS)
+
+
+def _encoder_need(part: Part | None, transformer: Part, info: ModelInfo | None) -> _Need:
+    tokens = _size_and_tokens(info)[1]
+    if part is not None:
+        held, width = held_bytes(part, info), part.finding.numbers.get("width", 0)
+    else:
+        size = ENCODER_OF.get(transformer.finding.size or "", "")
+        held, width = _ENCODERS.get(size, (0, 0))
+    return _Need(held, tokens * width * 2 * _TRANSFORMER_NUMBERS)
+
+
+def _autoencoder_need(part: Part | None, info: ModelInfo | None) -> _Need:
+    held, width = _AUTOENCODER
+    if part is not None:
+        held, width = held_bytes(part, info), part.finding.numbers.get("finest_width", width)
+    return _Need(held, _size_and_tokens(info)[0] ** 2 * width * 2 * _DECODER_PICTURES)
+
+
+def license_of(inspection: Inspection) -> str:
+    """The licence, as far as what it is tells."""
+    if inspection.model in catalog.KNOWN:
+        return catalog.KNOWN[inspection.model].license
+    if inspection.info and inspection.info.license != catalog.UNKNOWN_LICENSE:
+        return inspection.info.license
+    part = inspection.part(TRANSFORMER) or next(iter(inspection.parts), None)
+    if part is None:
+        return catalog.UNKNOWN_LICENSE
+    finding = part.finding
+    if finding.family == recognition.DEV:
+        return DEV_LICENSE
+    if finding.family == recognition.KLEIN and finding.component == TRANSFORMER:
+        return LICENSES.get(finding.size or "", catalog.UNKNOWN_LICENSE)
+    is_free = finding.family in (recognition.QWEN3, recognition.FLUX2)
+    return catalog.APACHE if is_free else catalog.UNKNOWN_LICENSE
+
+
+def command(inspection: Inspection) -> str | None:
+    """The line that uses it, with capitals where a file is still needed; None if nothing does."""
+    if inspection.info is not None:
+        return _line({"--model": inspection.model or str(inspection.path)}, inspection.missing)
+    part = next(iter(inspection.parts), None)
+    if len(inspection.parts) != 1 or part is None or not part.finding.is_klein:
+        return None
+    if part.finding.component == TRANSFORMER and inspection.path.is_dir():
+        # a component of a model's folder is used through that folder
+        whole = inspection.path.absolute().parent
+        return _line({"--model": str(whole)}, ()) if _is_model(whole) else None
+    files = {
+        TRANSFORMER: "TRANSFORMER.safetensors",
+        TEXT_ENCODER: "TEXT_ENCODER.safetensors",
+        AUTOENCODER: "AUTOENCODER.safetensors",
+    }
+    files |= {component: str(other.path) for component, other in inspection.companions.items()}
+    files[part.finding.component] = str(inspection.path)
+    return _line(
+        {
+            "--model": files[TRANSFORMER],
+            "--text-encoder": files[TEXT_ENCODER],
+            "--autoencoder": files[AUTOENCODER],
+        },
+        (),
+    )
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
+def _line(options: dict[str, str], missing: tuple[str, ...]) -> str:
+    names = {"text_encoder": "--text-encoder", "vae": "--autoencoder", "tokenizer": "--tokenizer"}
+    options |= {names[name]: name.upper() for name in missing if name in names}
+    words = (f"{option} {shlex.quote(value)}" for option, value in options.items())
+    return " ".join(('kleinod generate "a fox"', *words))
