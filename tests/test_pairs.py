@@ -90,6 +90,14 @@ def test_a_flawed_piece_is_named(
     assert "metadata" in message or f"layer {LAYER}" in refused
 
 
+def test_nvfp4_with_a_block_scale_that_is_no_number_is_named(state: State, tmp_path: Path) -> None:
+    pieces = quantised.nvfp4(torch.randn(576, 64))[0]
+    pieces["weight_scale"].view(torch.uint8)[0, 3] = 0xFF
+    rest = {name: t for name, t in state.items() if not name.startswith(LAYER)}
+    rest |= {f"{LAYER}.{piece}": value for piece, value in pieces.items()}
+    assert f"layer {LAYER}: weight_scale is not finite" in _refused(tmp_path, rest)
+
+
 def test_nvfp4_without_its_second_scale_is_named(state: State, tmp_path: Path) -> None:
     pieces = quantised.nvfp4(torch.randn(576, 64))[0]
     del pieces["weight_scale_2"]

@@ -161,6 +161,9 @@ def _nvfloat4(layer: _Layer) -> Weight:
         raise layer.error(f"weight_scale has shape {list(block_scale.shape)}, not {list(grid)}")
     if block_scale.dtype != torch.float8_e4m3fn:
         raise layer.error(f"weight_scale is stored as {block_scale.dtype}; NVFP4 has float8 there")
+    # the one code of E4M3 that is no number, with either sign
+    if ((block_scale.view(torch.uint8) & 0x7F) == 0x7F).any():
+        raise layer.error("weight_scale is not finite; fetch the file again")
     before = "pre_quant_scale"
     scales = NVFloat4Scales(
         block_scale,
