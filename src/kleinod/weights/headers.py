@@ -104,7 +104,8 @@ def _safetensors(start: bytes, read: Callable[[int], bytes], num_bytes: int) -> 
         raise Refusal("is a pickle, which may hold code and is not read", "take .safetensors")
     if length > num_bytes - 8:
         raise Refusal(
-            f"header length {length} is over the file's {num_bytes} bytes; it is cut short"
+            f"header length {length} is over the file's {num_bytes} bytes; it is cut short or "
+            "no safetensors file"
         )
     if length > MAX_HEADER_BYTES:
         raise Refusal(f"header length {length} is over the limit of {MAX_HEADER_BYTES}")
