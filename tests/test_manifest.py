@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kleinod import catalog
 from kleinod.errors import InputError, KleinodError
 from kleinod.provenance import authority, container, manifest
 from kleinod.provenance import receipt as receipts
@@ -158,9 +159,9 @@ def test_authority_is_made_once_and_its_key_is_the_owners(home: Path) -> None:
 def test_configuration_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KLEINOD_HOME")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
-    assert authority.config_folder() == Path("/somewhere/kleinod")
+    assert catalog.config_folder() == Path("/somewhere/kleinod")
     monkeypatch.delenv("XDG_CONFIG_HOME")
-    assert authority.config_folder() == Path.home() / ".config" / "kleinod"
+    assert catalog.config_folder() == Path.home() / ".config" / "kleinod"
 
 
 def test_folder_that_cannot_be_written_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:

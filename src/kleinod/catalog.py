@@ -111,6 +111,13 @@ def _snapshots(repository: str) -> list[Path]:
     return sorted(snapshots, key=lambda path: path.name != revision)
 
 
+def config_folder() -> Path:
+    """Where kleinod keeps what it cannot make again: $KLEINOD_HOME, else the user's folder."""
+    own = os.environ.get("KLEINOD_HOME")
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(own).expanduser() if own else Path(base).expanduser() / "kleinod"
+
+
 def cache_folder() -> Path | None:
     """Where kleinod keeps what it can make again: $KLEINOD_CACHE, else the user's cache folder.
 

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from kleinod.catalog import config_folder
 from kleinod.errors import InputError
 
 
@@ -26,11 +27,8 @@ def accept(repository: str, license: str) -> None:
 
 
 def acceptances() -> Path:
-    """The file: in $KLEINOD_HOME, or under the user's configuration folder."""
-    home = os.environ.get("KLEINOD_HOME")
-    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    folder = Path(home) if home else Path(config) / "kleinod"
-    return folder.expanduser() / "licenses.json"
+    """The file, in the configuration folder."""
+    return config_folder() / "licenses.json"
 
 
 def _accepted() -> dict[str, str]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kleinod.catalog import config_folder
 from kleinod.errors import InputError, KleinodError
 
 if TYPE_CHECKING:
@@ -41,13 +42,6 @@ class Identity:
     algorithm: str
     key: str | None = None
     sign: Callable[[bytes], bytes] | None = None
-
-
-def config_folder() -> Path:
-    """$KLEINOD_HOME, else the user's configuration folder."""
-    own = os.environ.get("KLEINOD_HOME")
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(own).expanduser() if own else Path(base).expanduser() / "kleinod"
 
 
 def identity() -> Identity:

@@ -19,9 +19,9 @@ from kleinod.request import Components, Request
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import model_paths
+from kleinod.weights.headers import GGUF_SUFFIX, SUFFIX, read_header
 
 NOISE = "torch.Generator on the CPU, one float32 draw of (1, 128, height/16, width/16) per picture"
-_MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,10 @@ def _full(file: Path) -> str:
 
 
 def _formats(file: Path) -> tuple[str, ...]:
-    """Number formats of the tensors, from a safetensors header; nothing for another file."""
-    if file.suffix != ".safetensors":
+    """Number formats of a weight file's tensors; nothing for another file."""
+    if file.suffix not in (SUFFIX, GGUF_SUFFIX):
         return ()
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
-    return tuple(sorted({v["dtype"] for name, v in header.items() if name != "__metadata__"}))
+    return tuple(sorted({entry.dtype for entry in read_header(file).tensors.values()}))
 
 
 def drafts(
