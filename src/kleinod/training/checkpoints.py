@@ -37,6 +37,14 @@ def load(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def log_progress(path: Path, step: int, loss: float, rate: float) -> None:
+    """Print one JSON line and append it to a file; rate in samples per second."""
+    line = {"step": step, "loss": round(loss, 4), "samples_per_second": round(rate, 1)}
+    print(json.dumps(line), flush=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
     if isinstance(value, Tensor):
         tensors[path] = value.detach().cpu().contiguous()

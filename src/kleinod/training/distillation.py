@@ -9,7 +9,6 @@ so that one Euler step of the student does what several guided steps of the teac
 and steps are distilled together; nothing in it knows the model's size.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ class Distillation:
                 paths.refill(48, self.teacher, self.empty)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:
-            kind = self._kind()
+            kind = distributed.shared_choice(self.recipe.seed, self.step, self.recipe.shares)
             if self.step % self.recipe.refill_every == 0:
                 self.paths[kind].refill(48, self.teacher, self.empty)
             loss = self._loss(self.paths[kind])
@@ -142,10 +141,6 @@ class Distillation:
                 rate = (self.step - first) * self.recipe.batch * world / (time.time() - start)
                 self._report(sum(losses) / len(losses), rate)
                 losses = []
-
-    def _kind(self) -> int:
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        return int(torch.multinomial(torch.tensor(self.recipe.shares), 1, generator=generator))
 
     def _loss(self, paths: Paths) -> Tensor:
         corners, references, ids, mask = paths.draw(self.recipe.batch)
@@ -170,10 +165,7 @@ class Distillation:
         self.step = state["step"]
 
     def _report(self, loss: float, rate: float) -> None:
-        line = {"step": self.step, "loss": round(loss, 4), "samples_per_second": round(rate, 1)}
-        print(json.dumps(line), flush=True)
-        with (self.folder / "distilled.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        checkpoints.log_progress(self.folder / "distilled.jsonl", self.step, loss, rate)
         state = {
             "model": self.student.state_dict(),
             "optimiser": self.optimiser.state_dict(),

@@ -23,6 +23,12 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def shared_choice(seed: int, step: int, shares: Sequence[float]) -> int:
+    """An index drawn by shares: the same in every process, so that none waits for another."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return int(torch.multinomial(torch.tensor(shares), 1, generator=generator))
+
+
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one message."""
     if not (dist.is_available() and dist.is_initialized()):

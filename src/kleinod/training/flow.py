@@ -143,7 +143,7 @@ class FlowTrainer:
                 pool.refill(64, *self.tools)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:
-            kind = self._kind()
+            kind = distributed.shared_choice(self.recipe.seed, self.step, self.recipe.shares)
             self.pools[kind].refill(self.recipe.fresh, *self.tools)
             loss = self._loss(kind)
             torch.autograd.backward(loss)
@@ -157,11 +157,6 @@ class FlowTrainer:
                 if rank == 0:
                     self._report(sum(losses) / len(losses), rate)
                 losses = []
-
-    def _kind(self) -> int:
-        """Text, one reference or two: the same in every process, so that none waits for another."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        return int(torch.multinomial(torch.tensor(self.recipe.shares), 1, generator=generator))
 
     def _loss(self, kind: int) -> Tensor:
         tokens, ids, mask = self.pools[kind].draw(self.recipe.batch)
@@ -190,10 +185,7 @@ class FlowTrainer:
         self.tools[0].rng.bit_generator.state = json.loads(state["scene_random"])
 
     def _report(self, loss: float, rate: float) -> None:
-        line = {"step": self.step, "loss": round(loss, 4), "samples_per_second": round(rate, 1)}
-        print(json.dumps(line), flush=True)
-        with (self.folder / "flow.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        checkpoints.log_progress(self.folder / "flow.jsonl", self.step, loss, rate)
         state = {
             "model": self.flow.state_dict(),
             "optimiser": self.optimiser.state_dict(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from kleinod import images, latents, sampling
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.training.flow import Flow, training_precision
+from kleinod.training.flow import Flow, reference_positions, training_precision
 
 Words = tuple[Tensor, Tensor]
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -75,8 +75,6 @@ def sheet(
     guidance: float,
 ) -> None:
     """Paint prompts at 128 pixels into one picture, eight in a row, always from the same noise."""
-    from kleinod.training.flow import reference_positions
-
     autoencoder, tokenizer = tools
     noise = latents.latents_to_tokens(latents.sample_noise(list(range(len(prompts))), 128, 128))
     words = tokenizer.encode([*prompts, ""])
