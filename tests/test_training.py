@@ -12,6 +12,7 @@ from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import (
     DistillationRecipe,
+    Paths,
     distillation_loop,
     teacher_sigmas,
 )
@@ -213,9 +214,8 @@ def test_student_comes_nearer_to_the_teachers_path(
         refill_every=20,
         shares=(0.8, 0.14, 0.06),
     )
-    run = distillation_loop(
-        teacher, student, recipe, pools=tiny_pools(composer), tools=tools, folder=tmp_path
-    )
+    paths = [Paths(pool, recipe, 64) for pool in tiny_pools(composer)]
+    run = distillation_loop(teacher, student, recipe, paths=paths, tools=tools, folder=tmp_path)
     losses: list[float] = []
     loss_of = run.objective.loss
 

@@ -16,7 +16,7 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
-from kleinod.training.distillation import DistillationRecipe, distillation_loop
+from kleinod.training.distillation import DistillationRecipe, Paths, distillation_loop
 from kleinod.training.edits import Editor
 from kleinod.training.export import export
 from kleinod.training.flow import Flow
@@ -209,14 +209,15 @@ def distil(steps: int | None) -> None:
     recipe = DistillationRecipe(steps=steps, shares=shares, compiled_size=NATIVE)
     teacher, student = averaged_flow("flow.safetensors"), averaged_flow("flow.safetensors")
     made = tools(scenes)
-    loop = distillation_loop(teacher, student, recipe, pools=examples, tools=made, folder=RUN)
+    paths = [Paths(pool, recipe, min(3072, pool.capacity)) for pool in examples]
+    loop = distillation_loop(teacher, student, recipe, paths=paths, tools=made, folder=RUN)
     loop.on_report = looking("distilled", 4, 1.0, made)
     loop.run()
 
 
-def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
-    """A stage's weights as a diffusers folder."""
-    facts = {
+def facts(steps: int, guidance: float) -> dict[str, object]:
+    """What kleinod.json says of the model."""
+    return {
         "name": "mini",
         "text_layers": list(TEXT_LAYERS),
         "max_text_tokens": MAX_TEXT_TOKENS,
@@ -225,8 +226,12 @@ def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
         "guidance_scale": guidance,
         "license": "Apache-2.0",
     }
+
+
+def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
+    """A stage's weights as a diffusers folder."""
     shutil.copytree(RUN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    export(averaged_flow(name), load_autoencoder(), folder, facts)
+    export(averaged_flow(name), load_autoencoder(), folder, facts(steps, guidance))
 
 
 def export_mini(steps: int | None) -> None:

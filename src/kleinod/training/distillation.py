@@ -48,6 +48,7 @@ class DistillationRecipe(LoopRecipe):
     refill_every: int = 12
     seed: int = 3
     compiled_size: tuple[int, int] | None = None
+    name: str = "distilled"
 
 
 def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -67,27 +68,38 @@ def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor,
 class Paths:
     """A ring of the teacher's paths of one kind: tokens at the student's sigmas, and conditions.
 
-    They start from the pool's examples and fresh noise.
+    They start from the pool's examples and fresh noise. With `shown`, a pool of the same rows, the
+    teacher sees those examples, and the student learns to answer its own in the same way.
     """
 
-    def __init__(self, examples: Pool, recipe: DistillationRecipe, capacity: int) -> None:
+    def __init__(
+        self,
+        examples: Pool,
+        recipe: DistillationRecipe,
+        capacity: int,
+        *,
+        shown: Pool | None = None,
+    ) -> None:
         self.examples, self.recipe, self.capacity = examples, recipe, capacity
+        self.shown = shown
         self.positions = reference_positions(examples.grid, examples.pictures - 1)
         self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
         self.rows: list[tuple[Tensor, ...]] = []
 
     def refill(self, number: int, teacher: Velocity, empty: tuple[Tensor, Tensor]) -> None:
         """Paint `number` more; the oldest go once the ring is full."""
-        tokens, ids, mask = self.examples.draw(number)
+        drawn = torch.randint(self.examples.count, (number,))
+        tokens, ids, mask = self.examples.at(drawn)
         references = tokens[:, 1:].flatten(1, 2)
         noise = torch.randn_like(tokens[:, 0])
-        words = torch.cat((ids, empty[0])), torch.cat((mask, empty[1]))
+        seen, *words = (tokens, ids, mask) if self.shown is None else self.shown.at(drawn)
+        words = [torch.cat(pair) for pair in zip(words, empty, strict=True)]
         states = euler(
             teacher,
             noise,
             self.teacher,
-            words,
-            references=references,
+            (words[0], words[1]),
+            references=seen[:, 1:].flatten(1, 2),
             positions=self.positions,
             guidance=self.recipe.guidance,
         )
@@ -125,6 +137,8 @@ class DistillationObjective:
         """Examples of every kind, and the teacher's first paths, by their shares."""
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
             paths.examples.fill(self.recipe.first_examples, self.tools)
+            if paths.shown is not None:
+                paths.shown.fill(self.recipe.first_examples, self.tools)
             while len(paths.rows) < max(48, round(self.recipe.first_paths * share)):
                 paths.refill(paths.examples.batch(48), self.teacher, self.empty)
 
@@ -153,6 +167,7 @@ class DistillationObjective:
         return {
             "rows": [[torch.stack(x) for x in zip(*p.rows, strict=True)] for p in self.paths],
             "examples": [paths.examples.state_dict() for paths in self.paths],
+            "shown": [p.shown.state_dict() for p in self.paths if p.shown is not None],
             "random": self.tools.rng.bit_generator.state,
         }
 
@@ -162,6 +177,9 @@ class DistillationObjective:
         for paths, rows, examples in saved:
             paths.rows = list(zip(*rows, strict=True))
             paths.examples.load_state_dict(examples)
+        shown = [paths.shown for paths in self.paths if paths.shown is not None]
+        for pool, kept in zip(shown, state["shown"], strict=True):
+            pool.load_state_dict(kept)
         self.tools.rng.bit_generator.state = state["random"]
 
     def reseed(self, seeds: Sequence[int]) -> None:
@@ -174,19 +192,14 @@ def distillation_loop(
     student: Flow,
     recipe: DistillationRecipe,
     *,
-    pools: list[Pool],
+    paths: list[Paths],
     tools: Tools,
     folder: Path,
 ) -> Loop:
-    """The stage, ready to run; its checkpoints are folder/distilled*.safetensors."""
+    """The stage, ready to run; its checkpoints are folder/NAME*.safetensors."""
     student.requires_grad_(True)
-    objective = DistillationObjective(
-        teacher.eval().requires_grad_(False),
-        student,
-        recipe=recipe,
-        paths=[Paths(pool, recipe, min(3072, pool.capacity)) for pool in pools],
-        tools=tools,
-    )
+    frozen = teacher.eval().requires_grad_(False)
+    objective = DistillationObjective(frozen, student, recipe=recipe, paths=paths, tools=tools)
     return Loop(
-        student, objective, recipe=recipe, is_matrix=is_matrix, folder=folder, name="distilled"
+        student, objective, recipe=recipe, is_matrix=is_matrix, folder=folder, name=recipe.name
     )

@@ -71,7 +71,10 @@ class Pool:
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n, pictures, l, 128) float32, ids and mask (n, t)."""
-        rows = torch.randint(self.count, (number,))
+        return self.at(torch.randint(self.count, (number,)))
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of given rows (n,)."""
         return self._tokens[rows].float(), self._ids[rows], self._mask[rows]
 
     def state_dict(self) -> dict[str, Any]:
