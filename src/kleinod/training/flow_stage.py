@@ -56,13 +56,15 @@ class FlowObjective:
         ]
 
     def prepare(self) -> None:
-        """Fill every pool, at most by half, so that the ring turns from the beginning."""
+        """Fill every pool; at most by half if it is renewed, so that the ring turns at once."""
         for pool in self.pools:
-            pool.fill(min(self.recipe.first_examples, pool.capacity // 2), self.tools)
+            room = pool.capacity // 2 if self.recipe.fresh else pool.capacity
+            pool.fill(min(self.recipe.first_examples, room), self.tools)
 
     def refresh(self, kind: int, step: int) -> None:
         """A few new examples."""
-        self.pools[kind].refill(self.recipe.fresh, self.tools)
+        if self.recipe.fresh:
+            self.pools[kind].refill(self.recipe.fresh, self.tools)
 
     def loss(self, kind: int) -> Tensor:
         """Of a fresh batch, with fresh noise and sigmas."""

@@ -169,5 +169,11 @@ class Loop:
         if self.on_report is not None:
             self.on_report(self)
 
+    def whole_average(self) -> dict[str, Tensor]:
+        """The averaged weights as the last checkpoint has them, on the CPU."""
+        state = checkpoints.load(self.folder / f"{self.name}.safetensors")
+        assert state is not None
+        return dict(state["average"])
+
     def _own_path(self) -> Path:
         return self.folder / f"{self.name}-{self.rank}.safetensors"

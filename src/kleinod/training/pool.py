@@ -52,7 +52,7 @@ class Pool:
     def fill(self, number: int, tools: Tools) -> None:
         """Make examples until there are so many, or the ring is full."""
         while self.count < min(number, self.capacity):
-            self.refill(min(64, self.capacity), tools)
+            self.refill(min(64, number, self.capacity - self.count), tools)
 
     def refill(self, number: int, tools: Tools) -> None:
         """Make and encode `number` new examples."""
