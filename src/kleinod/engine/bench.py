@@ -53,7 +53,7 @@ class Bench:
         self.counters = Counters()
         self._groups: dict[Shape, list[Picture]] = {}
         self._painted: list[Picture] = []
-        self._max_tokens = options.max_batch_tokens
+        self._max_tokens = options.batch_tokens(pipeline.device.type)
         self._preview: preview.PreviewMap | None = None
         self._has_no_preview = False
         # one component at a time: nobody joins while others are painted, decoding waits for all
