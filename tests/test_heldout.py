@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from kleinod.training import heldout
-from kleinod.training.scenes import BACKGROUNDS, PAIRS
+from kleinod.training.layouts import BACKGROUNDS, PAIRS
 
 CONCEPTS = range(121)
 

@@ -18,14 +18,17 @@ from kleinod.training.distillation import (
     Paths,
     teacher_sigmas,
 )
-from kleinod.training.edits import Editor
+from kleinod.training.edits import Editor, subject_and_detail
 from kleinod.training.export import export
 from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
+from kleinod.training.heldout import edit_is_held_out, pair_is_held_out
 from kleinod.training.icons import STYLES, Icons, dropped_by_filter
+from kleinod.training.layouts import BACKGROUNDS, PAIRS
 from kleinod.training.pool import Pool
-from kleinod.training.scenes import BACKGROUNDS, Composer, Scene, Thing, held_out, with_article
+from kleinod.training.scenes import Composer, Scene, Thing, held_out
 from kleinod.training.scoring import NearestIcon, background_of, score_singles, single_scenes
 from kleinod.training.vocabulary import train_tokenizer
+from kleinod.training.wording import counted, with_article
 
 NAMES = ("circle", "square", "owl")
 
@@ -59,6 +62,45 @@ def test_article_follows_the_sound(words: str, expected: str) -> None:
     assert with_article(words) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "number", "expected"),
+    [
+        ("fox", 2, "two foxes"),
+        ("butterfly", 3, "three butterflies"),
+        ("donkey", 4, "four donkeys"),
+        ("mouse", 2, "two mice"),
+        ("owl", 1, "an owl"),
+    ],
+)
+def test_counted_things_are_plural(words: str, number: int, expected: str) -> None:
+    assert counted(words, number) == expected
+
+
+def test_group_shows_as_many_as_it_says(composer: Composer) -> None:
+    numbers = {"two": 2, "three": 3, "four": 4}
+    for _ in range(20):
+        scene, words = composer.group()
+        assert len(scene.things) == numbers[words.split()[0]]
+        assert len({thing.concept for thing in scene.things}) == 1
+
+
+def test_canvas_of_another_size_keeps_the_layout(composer: Composer) -> None:
+    scene = Scene((Thing(1, (32.0, 64.0), 60.0),), STYLES.index("flat"), "teal", (256, 128))
+    picture = composer.render(scene)
+    assert picture.shape == (128, 256, 3)
+    assert tuple(picture[64, 64]) == (140, 30, 140)
+    assert tuple(picture[64, 128]) == BACKGROUNDS["teal"]
+
+
+def test_tint_changes_the_hue_alone(composer: Composer) -> None:
+    thing = Thing(1, tint="green")
+    plain = composer.render(Scene((replace(thing, tint=None),), 1, "white"))
+    tinted = composer.render(Scene((thing,), 1, "white"))
+    red, green, blue = (int(v) for v in tinted[64, 64])
+    assert green > red and green > blue
+    assert np.array_equal(tinted[:8], plain[:8])
+
+
 def test_picture_shows_what_the_scene_says(composer: Composer) -> None:
     picture = composer.render(Scene((Thing(1),), STYLES.index("flat"), "teal"))
     assert tuple(picture[2, 2]) == BACKGROUNDS["teal"]
@@ -69,6 +111,20 @@ def test_held_out_combinations_are_never_composed(composer: Composer) -> None:
     scenes = [composer.single()[0] for _ in range(400)]
     assert not any(held_out(scene) for scene in scenes)
     assert all(held_out(scene) for scene, _ in single_scenes(composer, 4))
+
+
+def test_held_out_pairs_and_edits_are_never_composed(composer: Composer) -> None:
+    editor = Editor(composer)
+    for _ in range(200):
+        scene, words = composer.pair()
+        if " and " not in words:
+            relation = next(r for r in PAIRS if f" {r} " in words)
+            numbers = (thing.concept for thing in scene.things)
+            assert not pair_is_held_out(*numbers, relation)
+        (before,), words, after = editor.one()
+        if "background" in words:
+            numbers = subject_and_detail("background", before, after)
+            assert not edit_is_held_out("background", *numbers)
 
 
 def test_edits_change_what_they_name(composer: Composer) -> None:
@@ -211,8 +267,8 @@ def test_student_comes_nearer_to_the_teachers_path(trainer: FlowTrainer, tmp_pat
     losses: list[float] = []
     loss_of = run._loss
 
-    def recorded(paths: Paths) -> torch.Tensor:
-        loss = loss_of(paths)
+    def recorded(kind: int) -> torch.Tensor:
+        loss = loss_of(kind)
         losses.append(loss.item())
         return loss
 

@@ -6,6 +6,8 @@ everything lies in runs/mini. Draw the icons first (recipes/mini/README.md).
 
 import argparse
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import Distillation, DistillationRecipe, Paths
-from kleinod.training.edits import Editor
+from kleinod.training.edits import Editor, Example
 from kleinod.training.export import export
 from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
 from kleinod.training.icons import Icons
@@ -50,6 +52,9 @@ TEXT_ENCODER = TextEncoderConfig(
 )
 TEXT_LAYERS = (2, 4, 6)
 MAX_TEXT_TOKENS = 32
+SIZES = ((192, 192), (256, 256), (192, 128), (128, 192), (256, 128), (128, 256))
+SMALL_SIZES = ((64, 64), (96, 96), (160, 96), (96, 160))
+SIZES_WITH_REFERENCE = ((192, 128), (128, 192))
 PROMPTS = (
     "a cat",
     "a red apple on a blue background",
@@ -67,6 +72,14 @@ PROMPTS = (
     "a butterfly on white",
     "a dog to the left of a car",
     "a bee above a rose on pink",
+    "three foxes, flat style",
+    "a blue cat",
+    "an apple and a pear above a banana",
+    "two owls on yellow",
+    "a car to the right of a tree on gray",
+    "a fish below a cloud",
+    "four stars on blue",
+    "a green dog, 3D style",
 )
 
 
@@ -75,15 +88,37 @@ def composer(seed: int) -> Composer:
     return Composer(Icons.load(RUN / "icons.npz"), seed)
 
 
-def pools(scenes: Composer) -> list[Pool]:
-    """Text to picture, one reference, two references."""
+def sized(make: Callable[[], Example], size: tuple[int, int]) -> Callable[[], Example]:
+    """The same kind of example on a canvas of another size."""
+
+    def on_canvas() -> Example:
+        references, words, target = make()
+        return tuple(replace(r, size=size) for r in references), words, replace(target, size=size)
+
+    return on_canvas
+
+
+def pools(scenes: Composer) -> tuple[list[Pool], tuple[float, ...]]:
+    """Text to picture, one reference, two references, then other sizes; and their shares."""
     editor = Editor(scenes)
 
-    def plain() -> tuple:
-        scene, words = scenes.single() if scenes.rng.random() < 0.72 else scenes.pair()
+    def plain() -> Example:
+        scene, words = scenes.any()
         return (), words, scene
 
-    return [Pool(plain, 1, 6144), Pool(editor.one, 2, 3072), Pool(editor.two, 3, 1536)]
+    def alone() -> Example:
+        scene, words = scenes.single()
+        return (), words, scene
+
+    parts = [
+        (0.54, Pool(plain, 1, 6144)),
+        (0.22, Pool(editor.one, 2, 3072)),
+        (0.12, Pool(editor.two, 3, 1536)),
+        *((0.01, Pool(sized(plain, s), 1, 384, size=s)) for s in SIZES),
+        *((0.01, Pool(sized(alone, s), 1, 384, size=s)) for s in SMALL_SIZES),
+        *((0.01, Pool(sized(editor.one, s), 2, 256, size=s)) for s in SIZES_WITH_REFERENCE),
+    ]
+    return [pool for _, pool in parts], tuple(share for share, _ in parts)
 
 
 def load_autoencoder() -> Autoencoder:
@@ -102,7 +137,7 @@ def load_tokenizer() -> Tokenizer:
     path = RUN / "tokenizer" / "tokenizer.json"
     if not path.is_file():
         scenes = composer(7)
-        makers = [pool.make for pool in pools(scenes)]
+        makers = [pool.make for pool in pools(scenes)[0][:3]]
         captions = [make()[1] for make in makers for _ in range(6000)]
         train_tokenizer(captions, TEXT_ENCODER.vocab_size, path.parent)
     return Tokenizer.from_file(path, MAX_TEXT_TOKENS)
@@ -131,10 +166,11 @@ def autoencoder(steps: int | None) -> None:
 
 def flow(steps: int | None) -> None:
     """Text encoder and transformer from nothing."""
-    recipe = FlowRecipe(steps=steps or FlowRecipe.steps)
-    scenes = composer(recipe.seed)
+    scenes = composer(FlowRecipe.seed)
+    examples, shares = pools(scenes)
+    recipe = FlowRecipe(steps=steps or FlowRecipe.steps, shares=shares)
     tools = load_autoencoder(), load_tokenizer()
-    trainer = FlowTrainer(new_flow(), recipe, pools(scenes), (scenes, *tools), RUN)
+    trainer = FlowTrainer(new_flow(), recipe, examples, (scenes, *tools), RUN)
 
     def look(trainer: FlowTrainer) -> None:
         flow = new_flow()
@@ -153,12 +189,12 @@ def decoder(steps: int | None) -> None:
 
 def distil(steps: int | None) -> None:
     """Guidance and steps of the flow into four steps."""
-    recipe = DistillationRecipe(steps=steps or DistillationRecipe.steps)
-    scenes = composer(recipe.seed)
+    scenes = composer(DistillationRecipe.seed)
+    examples, shares = pools(scenes)
+    recipe = DistillationRecipe(steps=steps or DistillationRecipe.steps, shares=shares)
     tools = load_autoencoder(), load_tokenizer()
-    examples = pools(scenes)
     for pool in examples:
-        for _ in range(12):
+        while pool.count < min(pool.capacity, 768):
             pool.refill(64, scenes, *tools)
     teacher, student = averaged_flow("flow.safetensors"), averaged_flow("flow.safetensors")
     run = Distillation(

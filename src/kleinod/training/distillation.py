@@ -21,6 +21,7 @@ from torch import Tensor
 from kleinod import sampling
 from kleinod.training import checkpoints, distributed
 from kleinod.training.flow import Flow, is_matrix, reference_positions, training_precision
+from kleinod.training.layouts import SIZE
 from kleinod.training.optimiser import Optimisers, schedule
 from kleinod.training.pool import Pool
 from kleinod.training.sampling import Velocity, euler
@@ -64,8 +65,8 @@ class Paths:
 
     def __init__(self, examples: Pool, recipe: DistillationRecipe, capacity: int) -> None:
         self.examples, self.recipe, self.capacity = examples, recipe, capacity
-        self.positions = reference_positions(8, examples.pictures - 1)
-        self.student, self.teacher = teacher_sigmas(recipe, 64)
+        self.positions = reference_positions(examples.grid, examples.pictures - 1)
+        self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
         self.rows: list[tuple[Tensor, ...]] = []
 
     def refill(self, number: int, teacher: Velocity, empty: tuple[Tensor, Tensor]) -> None:
@@ -113,7 +114,10 @@ class Distillation:
         named = list(student.named_parameters())
         self.optimiser = Optimisers(named, is_matrix, recipe.muon_rate, recipe.learning_rate)
         self.average = checkpoints.Average(student, recipe.average)
-        self.velocity = torch.compile(student, dynamic=False) if recipe.compile else student
+        compiled = torch.compile(student, dynamic=False) if recipe.compile else student
+        self.velocities = [
+            compiled if part.examples.size == (SIZE, SIZE) else student for part in paths
+        ]
         self.step = 0
         self.on_report: Callable[[Distillation], None] | None = None
 
@@ -123,14 +127,16 @@ class Distillation:
         self._resume()
         torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
-            for _ in range(max(1, round(self.recipe.first_paths * share / 48))):
-                paths.refill(48, self.teacher, self.empty)
+            wanted = max(48, round(self.recipe.first_paths * share))
+            while len(paths.rows) < wanted:
+                paths.refill(paths.examples.batch(48), self.teacher, self.empty)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:
             kind = distributed.shared_choice(self.recipe.seed, self.step, self.recipe.shares)
             if self.step % self.recipe.refill_every == 0:
-                self.paths[kind].refill(48, self.teacher, self.empty)
-            loss = self._loss(self.paths[kind])
+                fresh = self.paths[kind].examples.batch(48)
+                self.paths[kind].refill(fresh, self.teacher, self.empty)
+            loss = self._loss(kind)
             torch.autograd.backward(loss)
             distributed.average_gradients(self.optimiser.parameters)
             self.optimiser.step(schedule(self.step, self.recipe.steps, 20, 0.3))
@@ -142,8 +148,9 @@ class Distillation:
                 self._report(sum(losses) / len(losses), rate)
                 losses = []
 
-    def _loss(self, paths: Paths) -> Tensor:
-        corners, references, ids, mask = paths.draw(self.recipe.batch)
+    def _loss(self, kind: int) -> Tensor:
+        paths, velocity = self.paths[kind], self.velocities[kind]
+        corners, references, ids, mask = paths.draw(paths.examples.batch(self.recipe.batch))
         index = torch.randint(self.recipe.num_steps, (len(corners),))
         rows = torch.arange(len(corners))
         now, then = corners[rows, index], corners[rows, index + 1]
@@ -151,7 +158,7 @@ class Distillation:
         slope = (then - now) / (after - sigma)[:, None, None]
         with training_precision():
             joined = torch.cat((now, references), dim=1)
-            made = self.velocity(joined, sigma, ids, mask, paths.positions)
+            made = velocity(joined, sigma, ids, mask, paths.positions)
         return F.mse_loss(made[:, : now.shape[1]].float(), slope)
 
     def _resume(self) -> None:

@@ -25,6 +25,7 @@ from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
 from kleinod.training import checkpoints, distributed
+from kleinod.training.layouts import SIZE
 from kleinod.training.optimiser import Optimisers, schedule
 from kleinod.training.pool import Pool
 from kleinod.training.scenes import Composer
@@ -32,7 +33,7 @@ from kleinod.training.scenes import Composer
 
 @dataclass(frozen=True)
 class FlowRecipe:
-    """How to train. `shares` are the parts of text, one-reference and two-reference batches."""
+    """How to train. `shares` are the parts of the pools' batches, in their order."""
 
     steps: int = 4600
     batch: int = 48
@@ -76,9 +77,9 @@ def training_precision() -> Iterator[None]:
         yield
 
 
-def reference_positions(side: int, references: int) -> Tensor:
-    """Position ids (l, 4) of a square target and its references."""
-    grids = [latents.image_position_ids(side, side, 10 * n) for n in range(references + 1)]
+def reference_positions(grid: tuple[int, int], references: int) -> Tensor:
+    """Position ids (l, 4) of a target of (rows, columns) and of references of the same size."""
+    grids = [latents.image_position_ids(*grid, 10 * n) for n in range(references + 1)]
     return torch.cat(grids)
 
 
@@ -122,8 +123,10 @@ class FlowTrainer:
         self.optimiser = Optimisers(named, is_matrix, recipe.muon_rate, recipe.learning_rate)
         self.average = checkpoints.Average(flow, recipe.average)
         self.empty = tools[2].encode([""])
-        self.positions = [reference_positions(8, pool.pictures - 1) for pool in pools]
-        self.velocity = torch.compile(flow, dynamic=False) if recipe.compile else flow
+        self.positions = [reference_positions(pool.grid, pool.pictures - 1) for pool in pools]
+        # only the common size is worth a compiled graph of each kind
+        compiled = torch.compile(flow, dynamic=False) if recipe.compile else flow
+        self.velocities = [compiled if pool.size == (SIZE, SIZE) else flow for pool in pools]
         self.step = 0
         self.on_report: Callable[[FlowTrainer], None] | None = None
 
@@ -139,7 +142,7 @@ class FlowTrainer:
             torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
             self.tools[0].rng = np.random.default_rng([self.recipe.seed, rank, self.step])
         for pool in self.pools:
-            for _ in range(self.recipe.first_examples // 64):
+            while pool.count < min(self.recipe.first_examples, pool.capacity // 2):
                 pool.refill(64, *self.tools)
         start, first, losses = time.time(), self.step, []
         while self.step < self.recipe.steps:
@@ -159,7 +162,8 @@ class FlowTrainer:
                 losses = []
 
     def _loss(self, kind: int) -> Tensor:
-        tokens, ids, mask = self.pools[kind].draw(self.recipe.batch)
+        pool = self.pools[kind]
+        tokens, ids, mask = pool.draw(pool.batch(self.recipe.batch))
         dropped = torch.rand(len(ids)) < self.recipe.dropout
         ids[dropped], mask[dropped] = self.empty[0], self.empty[1]
         clean, references = tokens[:, 0], tokens[:, 1:].flatten(1, 2)
@@ -168,7 +172,7 @@ class FlowTrainer:
         noised = clean.lerp(noise, sigmas[:, None, None])
         with training_precision():
             joined = torch.cat((noised, references), dim=1)
-            made = self.velocity(joined, sigmas, ids, mask, self.positions[kind])
+            made = self.velocities[kind](joined, sigmas, ids, mask, self.positions[kind])
         return F.mse_loss(made[:, : clean.shape[1]].float(), noise - clean)
 
     def _resume(self) -> None:

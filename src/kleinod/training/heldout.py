@@ -5,7 +5,7 @@ One in nineteen by a rule on numbers, so that no list has to be stored: of (two 
 `scenes.held_out`. Every object is left in every role of every task, only with other partners.
 """
 
-from kleinod.training.scenes import PAIRS
+from kleinod.training.layouts import PAIRS
 
 ONE_IN = 19
 EDITS = ("background", "style", "replace", "mirror", "add", "remove", "size", "move", "recolour")

@@ -9,20 +9,38 @@ from kleinod.latents import latents_to_tokens
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training.edits import Example
+from kleinod.training.layouts import SIZE
 from kleinod.training.scenes import Composer, Scene
 
 
 class Pool:
     """A ring of examples of one kind: pictures' tokens (target first), prompts and masks.
 
-    Reading is random over what is there; `refill` overwrites the oldest once the ring is full.
+    Reading is random over what is there; `refill` overwrites the oldest once the ring is full. All
+    pictures of a pool have its size (width, height).
     """
 
-    def __init__(self, make: Callable[[], Example], pictures: int, capacity: int) -> None:
-        self.make, self.pictures, self.capacity = make, pictures, capacity
+    def __init__(
+        self,
+        make: Callable[[], Example],
+        pictures: int,
+        capacity: int,
+        *,
+        size: tuple[int, int] = (SIZE, SIZE),
+    ) -> None:
+        self.make, self.pictures, self.capacity, self.size = make, pictures, capacity, size
         self.count = self.next = 0
         self._tokens = torch.empty(0)
         self._ids = self._mask = torch.empty(0, dtype=torch.long)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Latent rows and columns of a picture."""
+        return self.size[1] // 16, self.size[0] // 16
+
+    def batch(self, number: int) -> int:
+        """How many examples cost about as much as `number` of 128 pixels (small ones no more)."""
+        return max(1, min(number, number * 80 // (self.grid[0] * self.grid[1])))
 
     def refill(
         self, number: int, composer: Composer, autoencoder: Autoencoder, tokenizer: Tokenizer
