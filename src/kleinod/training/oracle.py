@@ -31,7 +31,7 @@ _STRIDES = (2, 2, 1, 2, 1, 2)
 
 @dataclass(frozen=True)
 class Box:
-    """Where an object is expected: centre and side in pixels of a picture 128 wide."""
+    """Where an object is expected: centre (x, y) and side, in pixels."""
 
     centre: tuple[float, float]
     side: float
@@ -39,19 +39,24 @@ class Box:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a window shows: a concept's number, UNCLEAR or NOTHING, and for a concept the rest."""
+    """What a window shows: a concept's number, UNCLEAR or NOTHING, and for a concept the rest.
+
+    tint 0 means its own colours, 1 the first of the oracle's.
+    """
 
     concept: int
     style: int
+    tint: int
     centre: tuple[float, float]
     side: float
 
 
 class OracleNetwork(nn.Module):
     """Windows (b, 3, 64, 64) in [-1, 1] to logits of concepts (with UNCLEAR and NOTHING at their
-    end), logits of styles, place (dx, dy in window sides, log2 of size over the expected)."""
+    end), of styles, of colours (0: its own), and place (dx, dy in window sides, log2 of the size
+    over the expected one)."""
 
-    def __init__(self, num_concepts: int, num_styles: int) -> None:
+    def __init__(self, num_concepts: int, num_styles: int, num_tints: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 3
@@ -65,12 +70,14 @@ class OracleNetwork(nn.Module):
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * 16, FEATURES))
         self.concept = nn.Linear(FEATURES, num_concepts + 2)
         self.style = nn.Linear(FEATURES, num_styles)
+        self.tint = nn.Linear(FEATURES, num_tints + 1)
         self.place = nn.Linear(FEATURES, 3)
 
-    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Concepts (b, n + 2), styles (b, s), places (b, 3)."""
+    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Concepts (b, n + 2), styles (b, s), colours (b, t + 1), places (b, 3)."""
         features = F.relu(self.trunk(windows))
-        return self.concept(features), self.style(features), self.place(features)
+        heads = self.concept, self.style, self.tint, self.place
+        return tuple(head(features) for head in heads)
 
 
 @dataclass
@@ -83,6 +90,7 @@ class Oracle:
     network: OracleNetwork
     concepts: tuple[str, ...]
     styles: tuple[str, ...]
+    tints: tuple[str, ...]
     strictness: float = 0.0
 
     @classmethod
@@ -92,12 +100,12 @@ class Oracle:
             raise WeightsError(f"oracle: {path} is missing; run recipes/mini/train_oracle.py")
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["oracle"])
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        network = OracleNetwork(len(facts["concepts"]), len(facts["styles"]))
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
+        concepts, styles, tints = (tuple(facts[kind]) for kind in ("concepts", "styles", "tints"))
+        network = OracleNetwork(len(concepts), len(styles), len(tints))
         state |= {n: t for n, t in network.state_dict().items() if n.endswith("batches_tracked")}
         network.load_state_dict(state)
-        names = tuple(facts["concepts"]), tuple(facts["styles"])
-        return cls(network.eval(), *names, facts["strictness"])
+        return cls(network.eval(), concepts, styles, tints, facts["strictness"])
 
     def save(self, path: Path) -> None:
         """Weights in bfloat16 and the names, in one safetensors file."""
@@ -109,6 +117,7 @@ class Oracle:
         facts = {
             "concepts": self.concepts,
             "styles": self.styles,
+            "tints": self.tints,
             "strictness": self.strictness,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,32 +129,32 @@ class Oracle:
         if not boxes:
             return []
         windows = torch.stack([window_of(picture, box) for box in boxes])
-        concepts, styles, places = self.network(windows)
+        concepts, styles, tints, places = self.network(windows)
         concepts[:, -2] += self.strictness
-        found = concepts.argmax(1)
-        count = len(self.concepts)
-        numbers = torch.where(found < count, found, count - 1 - found).tolist()
-        looks = zip(numbers, styles.argmax(1).tolist(), places.tolist(), boxes, strict=True)
-        return [_sighting(*look) for look in looks]
+        found, count = concepts.argmax(1), len(self.concepts)
+        numbers = torch.where(found < count, found, count - 1 - found)
+        columns = numbers, styles.argmax(1), tints.argmax(1), places
+        rows = zip(*(column.tolist() for column in columns), boxes, strict=True)
+        return [_sighting(*row) for row in rows]
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """(n, 96): what the network's last layer makes of whole pictures."""
-        whole = Box((64.0, 64.0), 128 / ROOM)
-        return F.relu(self.network.trunk(torch.stack([window_of(p, whole) for p in pictures])))
+        boxes = [Box((p.shape[1] / 2, p.shape[0] / 2), min(p.shape[:2]) / ROOM) for p in pictures]
+        windows = [window_of(p, box) for p, box in zip(pictures, boxes, strict=True)]
+        return F.relu(self.network.trunk(torch.stack(windows)))
 
 
-def _sighting(concept: int, style: int, place: list[float], box: Box) -> Sighting:
+def _sighting(concept: int, style: int, tint: int, place: list[float], box: Box) -> Sighting:
     room = box.side * ROOM
     centre = box.centre[0] + place[0] * room, box.centre[1] + place[1] * room
-    return Sighting(concept, style, centre, box.side * 2.0 ** place[2])
+    return Sighting(concept, style, tint, centre, box.side * 2.0 ** place[2])
 
 
 def window_of(picture: np.ndarray, box: Box) -> Tensor:
     """(3, 64, 64) in [-1, 1] around a box; what lies outside repeats the picture's edge."""
-    scale = picture.shape[1] / 128
-    room = max(2, round(box.side * ROOM * scale))
-    left, top = (round(c * scale - room / 2) for c in box.centre)
+    room = max(2, round(box.side * ROOM))
+    left, top = (round(c - room / 2) for c in box.centre)
     rows = (np.arange(room) + top).clip(0, picture.shape[0] - 1)
     columns = (np.arange(room) + left).clip(0, picture.shape[1] - 1)
     cut = torch.from_numpy(picture[rows[:, None], columns]).permute(2, 0, 1)[None].float()

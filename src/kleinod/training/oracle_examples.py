@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.training.icons import Icons
-from kleinod.training.oracle import NOTHING, ROOM, UNCLEAR, WINDOW, Box, window_of
-from kleinod.training.scenes import BACKGROUNDS, SIZE
+from kleinod.training.layouts import BACKGROUNDS, SIZE, TINTS
+from kleinod.training.oracle import NOTHING, ROOM, UNCLEAR, Box, window_of
 
+_Layout = tuple[tuple[tuple[float, ...], ...], float]
 # centres and side of things that share a picture
-_LAYOUTS = (
+_LAYOUTS: tuple[_Layout, ...] = (
     (((34, 64), (94, 64)), 60.0),
     (((64, 34), (64, 94)), 60.0),
     (((36, 36), (92, 36), (36, 92), (92, 92)), 52.0),
@@ -29,12 +30,17 @@ _LAYOUTS = (
 )
 
 
+# mean change of premultiplied RGBA (0 to 1) under which a distortion still is the object
+_MIN_CHANGE = 0.03
+
+
 @dataclass(frozen=True)
 class Placed:
-    """A thing on a canvas: concept (or UNCLEAR), style, box."""
+    """A thing on a canvas: concept (or UNCLEAR), style, colour (0: its own), box."""
 
     concept: int
     style: int
+    tint: int
     box: Box
 
 
@@ -44,6 +50,18 @@ class Canvas:
 
     picture: np.ndarray
     things: list[Placed]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows (n, 3, 64, 64); concepts (n,) with UNCLEAR and NOTHING counted behind the last;
+    styles (n,), -1 where there is none; tints (n,); places (n, 3)."""
+
+    windows: Tensor
+    concepts: Tensor
+    styles: Tensor
+    tints: Tensor
+    places: Tensor
 
 
 @dataclass
@@ -58,44 +76,45 @@ class Examples:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         self.torch_rng = torch.Generator().manual_seed(self.seed)
-        self.clear = self._bank(self._all_icons(), list(range(len(self.icons.pixels))))
+        self.drawings = _premultiplied(self.icons.pixels)
+        self.clear = self._bank()
         self.unclear: list[Image.Image] = []
 
     def prepare(self, canvases: int, encoded: int, distortions: int) -> None:
         """Fill the pool: so many composed canvases, and so many through the autoencoder."""
-        self.unclear = [icon for part in range(distortions // 60) for icon in self._distorted(part)]
+        self.unclear = [icon for _ in range(distortions // 80) for icon in self._distorted()]
         self.pool = [self._canvas() for _ in range(canvases)]
         fixed = [self._canvas() for _ in range(encoded)]
         for start in range(0, encoded, 20):
             self.pool += self._encoded(fixed[start : start + 20])
         self.encoded = encoded
 
-    def batch(self, count: int, renewed: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Windows (n, 3, 64, 64), concepts (n,) counting UNCLEAR and NOTHING at their end, styles
-        (n,) and places (n, 3); style -1 where there is none."""
+    def batch(self, count: int, renewed: int = 12) -> Batch:
+        """Windows of random canvases; some canvases are renewed first."""
         for _ in range(renewed):
             self.pool[int(self.rng.integers(len(self.pool) - self.encoded))] = self._canvas()
         cut = [
             self._window(self.pool[int(self.rng.integers(len(self.pool)))]) for _ in range(count)
         ]
-        windows, concepts, styles, places = zip(*cut, strict=True)
-        numbers = torch.tensor(concepts)
+        windows, things, places = zip(*cut, strict=True)
         top = len(self.icons.names) - 1
-        numbers = torch.where(numbers < 0, top - numbers, numbers)
-        return torch.stack(windows), numbers, torch.tensor(styles), torch.tensor(places)
+        numbers = [t.concept if t.concept >= 0 else top - t.concept for t in things]
+        styles, tints = [t.style for t in things], [t.tint for t in things]
+        parts = (torch.tensor(part) for part in (numbers, styles, tints, places))
+        return Batch(torch.stack(windows), *parts)
 
-    def _window(self, canvas: Canvas) -> tuple[Tensor, int, int, list[float]]:
+    def _window(self, canvas: Canvas) -> tuple[Tensor, Placed, list[float]]:
         if self.rng.random() < 0.06 or not canvas.things:
             box = self._empty_box(canvas)
             if box is not None:
-                return window_of(canvas.picture, box), NOTHING, -1, [0.0, 0.0, 0.0]
+                return window_of(canvas.picture, box), Placed(NOTHING, -1, 0, box), [0.0] * 3
         thing = canvas.things[int(self.rng.integers(len(canvas.things)))]
         side = thing.box.side * 2 ** self.rng.uniform(-0.3, 0.3)
         dx, dy = self.rng.uniform(-0.14, 0.14, 2) * side
         box = Box((thing.box.centre[0] + dx, thing.box.centre[1] + dy), side)
         room = side * ROOM
         place = [-dx / room, -dy / room, float(np.log2(thing.box.side / side))]
-        return window_of(canvas.picture, box), thing.concept, thing.style, place
+        return window_of(canvas.picture, box), thing, place
 
     def _empty_box(self, canvas: Canvas) -> Box | None:
         """A box that no thing stands in, though one may reach over its edge."""
@@ -112,46 +131,47 @@ class Examples:
 
     def _canvas(self) -> Canvas:
         """One thing, several, or none; a tenth of a window's side of jitter."""
-        ground = np.array(list(BACKGROUNDS.values())[int(self.rng.integers(len(BACKGROUNDS)))])
-        jitter = self.rng.integers(-8, 9, 3)
-        canvas = Image.new("RGB", (SIZE, SIZE), tuple((ground + jitter).clip(0, 255).tolist()))
+        ground = list(BACKGROUNDS)[int(self.rng.integers(len(BACKGROUNDS)))]
+        colour = np.array(BACKGROUNDS[ground]) + self.rng.integers(-8, 9, 3)
+        canvas = Image.new("RGB", (SIZE, SIZE), tuple(colour.clip(0, 255).tolist()))
         kind = self.rng.random()
         if kind < 0.03:
             return Canvas(np.asarray(canvas), [])
         if kind < 0.5:
-            places, side = ((64, 64),), 104.0
+            layout: _Layout = (((64, 64),), 104.0)
         elif kind < 0.6:
-            places, side = (tuple(self.rng.uniform(36, 92, 2)),), 66.0
+            layout = ((tuple(self.rng.uniform(36, 92, 2)),), 66.0)
         else:
-            places, side = _LAYOUTS[int(self.rng.integers(len(_LAYOUTS)))]
-        things = [self._pasted(canvas, place, side) for place in places]
+            layout = _LAYOUTS[int(self.rng.integers(len(_LAYOUTS)))]
+        places, side = layout
+        things = [self._pasted(canvas, place, side, ground=ground) for place in places]
         return Canvas(np.asarray(canvas), things)
 
-    def _pasted(self, canvas: Image.Image, place: tuple[float, ...], side: float) -> Placed:
+    def _pasted(
+        self, canvas: Image.Image, place: tuple[float, ...], side: float, *, ground: str
+    ) -> Placed:
         is_clear = self.rng.random() < 0.7
         bank: list[Image.Image] = self.clear if is_clear else self.unclear
         index = int(self.rng.integers(len(bank)))
         side = max(8, round(side * self.rng.uniform(0.88, 1.1)))
         x, y = (round(c + self.rng.uniform(-5, 5) - side / 2) for c in place)
-        icon = bank[index].resize((side, side))
+        tint = int(self.rng.integers(1, len(TINTS) + 1)) if self.rng.random() < 0.12 else 0
+        tint = 0 if tint and TINTS[tint - 1] == ground else tint
+        icon = tinted(bank[index], tint).resize((side, side))
         if self.rng.random() < 0.3:
             icon = icon.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         canvas.paste(icon, (x, y), icon)
         source = index % len(self.icons.pixels)
         concept = int(self.icons.concept[source]) if is_clear else UNCLEAR
         style = int(self.icons.style[source]) if is_clear else -1
-        return Placed(concept, style, Box((x + side / 2, y + side / 2), float(side)))
+        return Placed(concept, style, tint, Box((x + side / 2, y + side / 2), float(side)))
 
-    def _all_icons(self) -> Tensor:
-        """(n, 4, 128, 128), premultiplied, 0 to 1."""
-        pixels = torch.from_numpy(self.icons.pixels).permute(0, 3, 1, 2).float() / 255
-        pixels[:, :3] *= pixels[:, 3:]
-        return pixels
-
-    def _bank(self, icons: Tensor, order: list[int]) -> list[Image.Image]:
-        """Every icon as it is, twice a little bent, and once a little soft."""
-        parts = [icons, self._bent(icons, 0.02), self._bent(icons, 0.03), blurred(icons, 1.2)]
-        return [pictured(icon) for part in parts for icon in part[order]]
+    def _bank(self) -> list[Image.Image]:
+        """Every icon as it is, a little bent, with unsteady edges, and unsteady and soft."""
+        icons = self.drawings
+        unsteady = self._bent(icons, 0.016, 14), blurred(self._bent(icons, 0.02, 11), 1.2)
+        parts = [icons, self._bent(icons, 0.02), *unsteady]
+        return [pictured(icon) for part in parts for icon in part]
 
     def _bent(self, icons: Tensor, strength: float, cells: int = 5) -> Tensor:
         """Pulled about smoothly, by `strength` of a side (as a standard deviation)."""
@@ -160,35 +180,46 @@ class Examples:
         grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, SIZE, SIZE], False)
         return F.grid_sample(icons, grid + shift.permute(0, 2, 3, 1), align_corners=False)
 
-    def _distorted(self, part: int) -> list[Image.Image]:
-        """Sixty icons, ten of each kind of distortion, none of which should be accepted."""
-        rows = torch.from_numpy(self.rng.integers(0, len(self.icons.pixels), (2, 60)))
-        icons, others = (self._all_icons_of(part_rows) for part_rows in rows)
+    def _distorted(self) -> list[Image.Image]:
+        """Eighty icons, ten of each kind of distortion, without those that it hardly changes (a
+        blurred cloud is a cloud)."""
+        rows = torch.from_numpy(self.rng.integers(0, len(self.drawings), (2, 80)))
+        icons, others = self.drawings[rows[0]], self.drawings[rows[1]]
         same = torch.from_numpy(self.icons.concept)[rows]
         others = torch.where((same[0] == same[1])[:, None, None, None], others.flip(2), others)
         share = torch.from_numpy(self.rng.uniform(0.35, 0.65, (10, 1, 1, 1))).float()
-        soft = float(self.rng.uniform(4.0, 8.0))
-        made = [
-            icons[:10].lerp(others[:10], share),
-            _spliced(icons[10:20], others[10:20], self.torch_rng),
-            self._bent(icons[20:30], float(self.rng.uniform(0.07, 0.11)), 6),
-            blurred(self._bent(icons[30:40], 0.05), soft),
-            self._shuffled(icons[40:50]),
-            self._torn(icons[50:60]),
-        ]
-        return [pictured(icon) for icon in torch.cat(made)]
+        first, second, *tens = icons.split(10)
+        made = torch.cat(
+            [
+                first.lerp(others[:10], share),
+                _spliced(second, others[10:20], self.torch_rng),
+                self._bent(tens[0], float(self.rng.uniform(0.07, 0.11)), 6),
+                self._bent(tens[1], float(self.rng.uniform(0.05, 0.08)), 12),
+                blurred(self._bent(tens[2], 0.05), float(self.rng.uniform(3.5, 8.0))),
+                self._shuffled(tens[3]),
+                self._torn(tens[4]),
+                self._wrong_inside(tens[5]),
+            ]
+        )
+        changed = (made - icons).abs().mean((1, 2, 3)) > _MIN_CHANGE
+        return [pictured(icon) for icon in made[changed]]
 
-    def _all_icons_of(self, rows: Tensor) -> Tensor:
-        pixels = torch.from_numpy(self.icons.pixels[rows.numpy()]).permute(0, 3, 1, 2).float() / 255
-        pixels[:, :3] *= pixels[:, 3:]
-        return pixels
+    def _wrong_inside(self, icons: Tensor) -> Tensor:
+        """The right outline and palette; inside, the colours pulled about or run together."""
+        soft = blurred(icons, 7.0)
+        loose = torch.where(torch.arange(len(icons))[:, None, None, None] % 2 == 0, icons, soft)
+        bent = self._bent(loose, 0.1, 7)
+        whole = bent + (1 - bent[:, 3:]) * soft / soft[:, 3:].clamp(min=0.05)
+        return torch.cat((whole[:, :3].clamp(0, 1) * icons[:, 3:], icons[:, 3:]), dim=1)
 
     def _shuffled(self, icons: Tensor) -> Tensor:
         """Cells of a quarter of the side changed about, then softened: colours without a form."""
         cells = icons.unfold(2, 32, 32).unfold(3, 32, 32).flatten(2, 3)
         order = torch.stack([torch.randperm(16, generator=self.torch_rng) for _ in icons])
         mixed = cells.gather(2, order[:, None, :, None, None].expand_as(cells))
-        rows = mixed.unflatten(2, (4, 4)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        rows = (
+            mixed.reshape(len(icons), 4, 4, 4, 32, 32).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        )
         return blurred(self._bent(rows, 0.04), 3.0)
 
     def _torn(self, icons: Tensor) -> Tensor:
@@ -215,9 +246,27 @@ class Examples:
             made = self.autoencoder.decode(latents).float()
         pictures = ((made.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         return [
-            Canvas(p, [Placed(UNCLEAR, -1, t.box) for t in c.things] if bad else c.things)
+            Canvas(p, [Placed(UNCLEAR, -1, 0, t.box) for t in c.things] if bad else c.things)
             for p, c, bad in zip(pictures, canvases, spoiled.tolist(), strict=True)
         ]
+
+
+def _premultiplied(pixels: np.ndarray) -> Tensor:
+    """RGBA (n, h, h, 4), uint8, as (n, 4, 128, 128) of 0 to 1, colours times alpha."""
+    icons = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    icons[:, :3] *= icons[:, 3:]
+    return F.interpolate(icons, size=SIZE, mode="area")
+
+
+def tinted(icon: Image.Image, tint: int) -> Image.Image:
+    """An icon in one of TINTS (counted from 1), as scenes have it; 0 leaves its own colours."""
+    if not tint:
+        return icon
+    colour = BACKGROUNDS[TINTS[tint - 1]]
+    dark, pale = tuple(c // 5 for c in colour), tuple(255 - (255 - c) // 5 for c in colour)
+    made = ImageOps.colorize(icon.convert("L"), dark, pale, colour).convert("RGBA")
+    made.putalpha(icon.getchannel("A"))
+    return made
 
 
 def _spoiled(latents: Tensor, rng: torch.Generator) -> Tensor:
@@ -256,6 +305,3 @@ def pictured(icon: Tensor) -> Image.Image:
     colour = (icon[:3] / alpha.clamp(min=1e-3)).clamp(0, 1)
     pixels = (torch.cat((colour, alpha)) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels, "RGBA")
-
-
-__all__ = ["WINDOW", "Canvas", "Examples", "Placed", "blurred", "pictured"]

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod.training.icons import STYLES
+from kleinod.training.layouts import TINTS
 from kleinod.training.optimiser import Optimisers, schedule
 from kleinod.training.oracle import Oracle, OracleNetwork
-from kleinod.training.oracle_examples import Examples
+from kleinod.training.oracle_examples import Batch, Examples
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ def train_oracle(
     """An oracle over the examples' icons; report(step, loss, share right) every 100 steps."""
     torch.manual_seed(recipe.seed)
     names = examples.icons.names
-    network = OracleNetwork(len(names), len(STYLES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    network = OracleNetwork(len(names), len(STYLES), len(TINTS)).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]  # torch's stubs lack it
     named = list(network.named_parameters())
     optimiser = Optimisers(named, _is_matrix, recipe.muon_rate, recipe.learning_rate)
     examples.prepare(recipe.canvases, recipe.encoded, recipe.distortions)
@@ -49,20 +52,19 @@ def train_oracle(
         if (step + 1) % 100 == 0:
             report(step + 1, loss.item(), sum(right) / len(right))
             right = []
-    return Oracle(network.eval(), names, STYLES)
+    return Oracle(network.eval(), names, STYLES, TINTS)
 
 
-def _loss(
-    network: OracleNetwork, batch: tuple[Tensor, Tensor, Tensor, Tensor]
-) -> tuple[Tensor, float]:
-    windows, wanted, style, place = batch
+def _loss(network: OracleNetwork, batch: Batch) -> tuple[Tensor, float]:
+    windows = batch.windows.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        concepts, styles, places = network(windows.contiguous(memory_format=torch.channels_last))
-    loss = F.cross_entropy(concepts.float(), wanted, label_smoothing=0.05)
-    is_clear = style >= 0
-    loss = loss + 0.5 * F.cross_entropy(styles[is_clear].float(), style[is_clear])
-    error = F.smooth_l1_loss(places[is_clear].float(), place[is_clear], beta=0.02)
-    return loss + 4 * error, float((concepts.argmax(1) == wanted).float().mean())
+        concepts, styles, tints, places = (made.float() for made in network(windows))
+    loss = F.cross_entropy(concepts, batch.concepts, label_smoothing=0.05)
+    clear = batch.styles >= 0
+    loss = loss + 0.5 * F.cross_entropy(styles[clear], batch.styles[clear])
+    loss = loss + 0.3 * F.cross_entropy(tints[clear], batch.tints[clear])
+    loss = loss + 4 * F.smooth_l1_loss(places[clear], batch.places[clear], beta=0.02)
+    return loss, float((concepts.argmax(1) == batch.concepts).float().mean())
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
