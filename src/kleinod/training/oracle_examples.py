@@ -89,7 +89,7 @@ class Examples:
             self.pool += self._encoded(fixed[start : start + 20])
         self.encoded = encoded
 
-    def batch(self, count: int, renewed: int = 12) -> Batch:
+    def batch(self, count: int, renewed: int = 8) -> Batch:
         """Windows of random canvases; some canvases are renewed first."""
         for _ in range(renewed):
             self.pool[int(self.rng.integers(len(self.pool) - self.encoded))] = self._canvas()

@@ -22,24 +22,31 @@ class OracleRecipe:
     """How to train: steps, windows a step, learning rates, canvases in the pool."""
 
     steps: int = 1500
-    batch: int = 96
+    batch: int = 112
     muon_rate: float = 0.01
     learning_rate: float = 2e-3
     canvases: int = 1500
-    encoded: int = 1400
+    encoded: int = 1000
     distortions: int = 1800
     seed: int = 5
 
 
 def train_oracle(
-    examples: Examples, recipe: OracleRecipe, report: Callable[[int, float, float], None]
+    examples: Examples,
+    recipe: OracleRecipe,
+    *,
+    report: Callable[[int, float, float], None],
+    start: Oracle | None = None,
 ) -> Oracle:
-    """An oracle over the examples' icons; report(step, loss, share right) every 100 steps."""
+    """An oracle over the examples' icons, from nothing or going on from `start`;
+    report(step, loss, share right) every 100 steps."""
     torch.manual_seed(recipe.seed)
     names = examples.icons.names
     network = OracleNetwork(len(names), len(STYLES), len(TINTS)).to(
         memory_format=torch.channels_last
     )  # type: ignore[call-overload]  # torch's stubs lack it
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
     named = list(network.named_parameters())
     optimiser = Optimisers(named, _is_matrix, recipe.muon_rate, recipe.learning_rate)
     examples.prepare(recipe.canvases, recipe.encoded, recipe.distortions)
@@ -59,7 +66,7 @@ def _loss(network: OracleNetwork, batch: Batch) -> tuple[Tensor, float]:
     windows = batch.windows.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         concepts, styles, tints, places = (made.float() for made in network(windows))
-    loss = F.cross_entropy(concepts, batch.concepts, label_smoothing=0.05)
+    loss = F.cross_entropy(concepts, batch.concepts, label_smoothing=0.02)
     clear = batch.styles >= 0
     loss = loss + 0.5 * F.cross_entropy(styles[clear], batch.styles[clear])
     loss = loss + 0.3 * F.cross_entropy(tints[clear], batch.tints[clear])
