@@ -14,7 +14,8 @@ from kleinod.cli import app
 from kleinod.config import AutoencoderConfig
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.training import evaluation, evaluation_cases, evaluation_set, heldout, removal
+from kleinod.training import evaluation, evaluation_cases, evaluation_set, heldout
+from kleinod.training import removal_evaluation as removal
 from kleinod.training.contact_sheet import sheet
 from kleinod.training.edits import subject_and_detail
 from kleinod.training.evaluation_set import FOLDER, Case

@@ -1,6 +1,7 @@
 """Train the oracle and store the evaluation's prompts: python recipes/mini/train_oracle.py [STEPS]
 
-With 0 steps it keeps the trained oracle, and only draws the prompts and measures again. Needs runs/mini/icons.npz and the autoencoder of the model in the package. Writes the folder
+With 0 steps it keeps the trained oracle, and only draws the prompts and measures again. Needs
+runs/mini/icons.npz and the autoencoder of the model in the package. Writes the folder
 src/kleinod/training/oracle, which is shipped; about six minutes on one core.
 """
 
@@ -73,7 +74,7 @@ def train(icons: Icons, autoencoder: Autoencoder, steps: int) -> None:
         print(f"step {step} loss {loss:.3f} right {share:.1%} {minutes:.1f} min", flush=True)
 
     examples = Examples(icons, autoencoder)
-    oracle = train_oracle(examples, replace(OracleRecipe(), steps=steps), report)
+    oracle = train_oracle(examples, replace(OracleRecipe(), steps=steps), report=report)
     oracle.strictness = STRICTNESS
     oracle.save(WEIGHTS)
 

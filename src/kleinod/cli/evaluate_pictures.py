@@ -75,11 +75,11 @@ def removal(
 
     Says how often the oracle sees it, before and after, and what became of the other scores.
     """
-    from kleinod.training import removal as removals
+    from kleinod.training import removal_evaluation
 
     _check_sheet(sheet)
     with progress_bars(quiet=quiet) as report:
-        result = removals.evaluate(concept, (before, model), count=count, report=report)
+        result = removal_evaluation.evaluate(concept, (before, model), count=count, report=report)
     if sheet is not None:
         result.sheet.save(sheet)
     if json:

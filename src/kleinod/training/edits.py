@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from kleinod.training.heldout import EDITS, edit_is_held_out, joining_is_held_out
 from kleinod.training.icons import STYLES
 from kleinod.training.layouts import BACKGROUNDS, CORNERS, PAIRS, TINTS
-from kleinod.training.scenes import Composer, Scene, Thing
+from kleinod.training.scenes import Composer, Example, Scene, Thing
 from kleinod.training.wording import with_article
-
-Example = tuple[tuple[Scene, ...], str, Scene]
 
 
 @dataclass

@@ -6,6 +6,7 @@ Places are given on a canvas of 128 pixels; on another, places follow its sides,
 objects its shorter side.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,10 @@ def held_out(scene: Scene) -> bool:
     """One combination in nineteen of object, style and background is kept for the evaluation."""
     numbers = scene.things[0].concept, scene.style, list(BACKGROUNDS).index(scene.background)
     return len(scene.things) == 1 and (7 * numbers[0] + 3 * numbers[1] + 5 * numbers[2]) % 19 == 0
+
+
+Example = tuple[tuple[Scene, ...], str, Scene]
+"""References, words, and the scene that they ask for."""
 
 
 class Composer:
@@ -216,3 +221,15 @@ class Composer:
             comma = not word.startswith(("on ", "in ")) or self.rng.random() < 0.3
             result += (", " if comma else " ") + word
         return result
+
+
+def drawing(
+    composer: Composer, make: Callable[[], Example], size: tuple[int, int] = (SIZE, SIZE)
+) -> Callable[[], tuple[list[np.ndarray], str]]:
+    """A pool's examples: scenes rendered on a canvas of one size, the target first."""
+
+    def drawn() -> tuple[list[np.ndarray], str]:
+        references, words, target = make()
+        return [composer.render(replace(s, size=size)) for s in (target, *references)], words
+
+    return drawn
