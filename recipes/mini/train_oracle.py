@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from train import RUN
 
 import kleinod
@@ -19,12 +20,13 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.training import evaluation_cases, evaluation_set
 from kleinod.training.evaluation import frechet, moments
 from kleinod.training.evaluation_set import FOLDER, Case
-from kleinod.training.icons import Icons
+from kleinod.training.icons import STYLES, Icons
+from kleinod.training.layouts import BACKGROUNDS
 from kleinod.training.marking import mark
 from kleinod.training.oracle import WEIGHTS, Oracle
 from kleinod.training.oracle_examples import Examples
 from kleinod.training.oracle_training import OracleRecipe, train_oracle
-from kleinod.training.scenes import Composer
+from kleinod.training.scenes import Composer, Scene
 
 CASES_SEED, CEILING_SEED = 41, 43
 STRICTNESS = 0.0
@@ -55,9 +57,13 @@ def ceiling(oracle: Oracle, composer: Composer, autoencoder: Autoencoder) -> dic
 
 def store_statistics(oracle: Oracle, composer: Composer, cases: list[Case]) -> float:
     """Moments of composed singles with the jitter of training; the distance of the cases' own."""
-    from safetensors.torch import save_file
-
-    pictures = [composer.render(composer.single()[0]) for _ in range(COMPOSED)]
+    pictures = []
+    for _ in range(COMPOSED):
+        (concept,) = composer.concepts(1)
+        style = int(composer.rng.integers(len(STYLES)))
+        ground = composer.choice(list(BACKGROUNDS))
+        scene = Scene((composer.thing(concept, (64, 64), 104.0),), style, ground)
+        pictures.append(composer.render(scene))
     mean, covariance = moments(oracle.features(pictures))
     stored = {"mean": mean.float(), "covariance": covariance.float()}
     save_file(stored, FOLDER / "statistics.safetensors")
