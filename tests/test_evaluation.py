@@ -211,7 +211,7 @@ def examples(icons: Icons) -> Examples:
 
 def test_examples_are_clear_unclear_and_nothing(examples: Examples) -> None:
     batch = examples.batch(200)
-    assert batch.windows.shape == (200, 3, 64, 64) and batch.windows.abs().max() <= 1
+    assert batch.windows.shape == (200, 3, 64, 64) and batch.windows.abs().max() <= 1 + 1e-6
     assert set(batch.concepts.tolist()) == {0, 1, 2, 3, 4}
     assert ((batch.styles >= 0) == (batch.concepts < 3)).all()
 
