@@ -13,20 +13,26 @@ INTRODUCTION = """\
 
 Written by `make docs` from `--help`; do not edit.
 
-Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture;
-`repeat`: it is different), 2 a mistake in the input, 130 stopped with Ctrl-C. An error is one line
-on stderr; then no picture is half written. `python -m kleinod` is the same command.
+Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture,
+`audit verify`: with the log; `repeat`: it is different), 2 a mistake in the input, 130 stopped with
+Ctrl-C. An error is one line on stderr; then no picture is half written. `python -m kleinod` is the
+same command.
 """
 
 
 def cli_reference() -> str:
     """The whole page."""
-    group = get_command(app)
-    commands = {"kleinod": group} | {
-        f"kleinod {name}": command for name, command in group.commands.items()
-    }
+    commands = _commands("kleinod", get_command(app))
     sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
     return "\n".join((INTRODUCTION, *sections))
+
+
+def _commands(name: str, command: typer.core.TyperCommand) -> dict[str, typer.core.TyperCommand]:
+    """The command and those under it, by their whole names."""
+    found = {name: command}
+    for part, below in getattr(command, "commands", {}).items():
+        found |= _commands(f"{name} {part}", below)
+    return found
 
 
 def _help(name: str, command: typer.core.TyperCommand) -> str:
