@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli import audit
 from kleinod.cli.convert import convert
 from kleinod.cli.evaluate_pictures import app as evaluate
 from kleinod.cli.generate import generate
@@ -64,6 +65,7 @@ app.command()(verify)
 app.command()(repeat)
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:
