@@ -7,11 +7,11 @@ from itertools import product
 import numpy as np
 
 from kleinod.training import heldout
-from kleinod.training.edits import Editor, Example, subject_and_detail
+from kleinod.training.edits import Editor, subject_and_detail
 from kleinod.training.evaluation_set import Case
 from kleinod.training.icons import STYLES
 from kleinod.training.layouts import BACKGROUNDS, GROUPS, PAIRS
-from kleinod.training.scenes import Composer, Scene, Thing, held_out
+from kleinod.training.scenes import Composer, Example, Scene, Thing, held_out
 from kleinod.training.wording import UNCOUNTED, counted
 
 COUNTS = {"single": 96, "pair": 60, "count": 24, "size": 16, "edit": 8, "joining": 12}

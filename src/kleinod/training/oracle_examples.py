@@ -188,7 +188,7 @@ class Examples:
         same = torch.from_numpy(self.icons.concept)[rows]
         others = torch.where((same[0] == same[1])[:, None, None, None], others.flip(2), others)
         share = torch.from_numpy(self.rng.uniform(0.35, 0.65, (10, 1, 1, 1))).float()
-        first, second, *tens = icons.split(10)
+        first, second, *tens = torch.split(icons, 10)
         made = torch.cat(
             [
                 first.lerp(others[:10], share),

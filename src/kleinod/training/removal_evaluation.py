@@ -140,7 +140,9 @@ def _prompts(name: str) -> list[str]:
     return alone + placed + pairs + several
 
 
-def shown_pictures(pipeline: Pipeline, oracle: Oracle, number: int, tries: int = 12) -> list:
+def shown_pictures(
+    pipeline: Pipeline, oracle: Oracle, number: int, tries: int = 12
+) -> list[np.ndarray]:
     """Up to four pictures of the object by the model that knows it. Raises InputError."""
     name = oracle.concepts[number]
     prompts = tuple(with_article(name) + _LOOKS[i % len(_LOOKS)] for i in range(tries))
@@ -162,8 +164,12 @@ def _others(oracle: Oracle, stored: list[Case]) -> list[tuple[str, np.ndarray]]:
 def scan_boxes(picture: np.ndarray) -> list[Box]:
     """Everywhere that scenes put an object, in the picture's own pixels."""
     scale = min(picture.shape[:2]) / SIZE
-    places = {place for pair in (*PAIRS.values(), *GROUPS.values()) for place in pair}
-    boxes = [((64, 64), 104.0), ((64, 64), 66.0), *((place, 60.0) for place in sorted(places))]
+    places = {(float(x), float(y)) for pair in (*PAIRS.values(), *GROUPS.values()) for x, y in pair}
+    boxes = [
+        ((64.0, 64.0), 104.0),
+        ((64.0, 64.0), 66.0),
+        *((place, 60.0) for place in sorted(places)),
+    ]
     boxes += [(place, 66.0) for place in CORNERS.values()]
     return [Box((x * scale, y * scale), side * scale) for (x, y), side in boxes]
 
