@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-import kleinod
+from kleinod.assembly import load
 from kleinod.errors import InputError
 from kleinod.pipeline import Pipeline
 from kleinod.training import evaluation, evaluation_set
@@ -74,7 +74,7 @@ def evaluate(
     if concept not in oracle.concepts:
         raise InputError(f"concept: {concept!r} is none that the oracle knows; see concepts.txt")
     number = oracle.concepts.index(concept)
-    pipelines = [kleinod.load(model) for model in models]
+    pipelines = [load(model) for model in models]
     shown = shown_pictures(pipelines[0], oracle, number)
     stored = [case for case in evaluation_set.load() if number not in case.concepts]
     requests = attempts(oracle, number, shown, stored)
