@@ -218,10 +218,11 @@ def test_examples_are_clear_unclear_and_nothing(examples: Examples) -> None:
 
 @pytest.mark.slow
 def test_oracle_learns_three_shapes(examples: Examples, tmp_path: Path) -> None:
-    losses: list[float] = []
-    recipe = OracleRecipe(steps=100, batch=16, canvases=40, encoded=20, distortions=80)
-    made = train_oracle(examples, recipe, report=lambda step, loss, share: losses.append(share))
-    assert losses[-1] > 0.45  # chance, by the commonest class, is about 0.3
+    shares: list[float] = []
+    recipe = OracleRecipe(steps=300, batch=16, canvases=40, encoded=20, distortions=80)
+    made = train_oracle(examples, recipe, report=lambda step, loss, share: shares.append(share))
+    # of the last hundred steps; always the commonest class would be right in 0.3
+    assert shares[-1] > 0.6
     made.save(tmp_path / "oracle.safetensors")
     again = Oracle.load(tmp_path / "oracle.safetensors")
     page = np.zeros((128, 128, 3), dtype=np.uint8)

@@ -2,7 +2,7 @@
 
 With 0 steps it keeps the trained oracle, and only draws the prompts and measures again. Needs
 runs/mini/icons.npz and the autoencoder of the model in the package. Writes the folder
-src/kleinod/training/oracle, which is shipped; about six minutes on one core.
+src/kleinod/training/oracle, which is shipped; about seven minutes of one core.
 """
 
 import json
