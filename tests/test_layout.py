@@ -31,6 +31,7 @@ ORDER = (
     "assembly",
     "provenance",
     "generation",
+    "painter",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",
