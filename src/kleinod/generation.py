@@ -6,6 +6,7 @@ What may fail for a user's mistake (a certificate, a folder) is asked for before
 `signing`. Knows nothing of names of files and of progress bars.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,13 @@ class FinishedImage:
     data: bytes
     image: Image.Image
     receipt: Receipt
+
+    def save(self, path: str | Path) -> None:
+        """Write the file as it is; another ending than its format's is an InputError."""
+        name = str(Image.open(io.BytesIO(self.data)).format)
+        if container.FORMATS.get(Path(path).suffix.lower()) != name:
+            raise InputError(f"path: {path} does not end as a {name} file; name it so")
+        Path(path).write_bytes(self.data)
 
 
 def signing(choices: Choices, references: Sequence[Reference] = ()) -> Signing | None:

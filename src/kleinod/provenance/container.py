@@ -33,6 +33,12 @@ def check_words(words: str, suffix: str) -> None:
         )
 
 
+def check_format(format_name: str) -> None:
+    """Raise InputError for a format that pictures are not written in."""
+    if format_name not in MIME:
+        raise InputError(f"format_name: {format_name!r} is none of {', '.join(MIME)}")
+
+
 def check_mark(method: str, suffix: str) -> None:
     """Raise InputError for a watermark that a file of this kind destroys."""
     if method == receipts.REFERENCE and FORMATS[suffix.lower()] not in KEEPS_CHROMA:

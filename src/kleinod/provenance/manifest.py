@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -37,6 +38,15 @@ class Reference:
     name: str
     data: bytes
     format_name: str
+
+    @classmethod
+    def of_file(cls, name: str, path: Path, image: Image.Image) -> "Reference":
+        """A reference's file as it is; only its pixels where no manifest can be in it."""
+        with Image.open(path) as opened:
+            format_name = str(opened.format)
+        if format_name in MIME:
+            return cls(name, path.read_bytes(), format_name)
+        return cls.of_pixels(name, image)
 
     @classmethod
     def of_pixels(cls, name: str, image: Image.Image) -> "Reference":
