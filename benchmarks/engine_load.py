@@ -11,6 +11,7 @@ processors that other processes took meanwhile: a row with more than a few per c
 import argparse
 import itertools
 import json
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -46,8 +47,13 @@ class Row:
 class Clients:
     """Threads that ask an engine for one picture after the other until they are told to stop."""
 
-    def __init__(self, engine: Engine, count: int, steps: int | None) -> None:
-        self.engine, self.steps = engine, steps
+    def __init__(self, engine: Engine, count: int, options: argparse.Namespace) -> None:
+        self.engine = engine
+        self.fields = {
+            "width": options.size,
+            "height": options.size,
+            "num_inference_steps": options.steps,
+        }
         self.waits: list[tuple[float, float]] = []  # when it came, how long it took
         self._numbers = itertools.count()
         self._is_over = threading.Event()
@@ -66,7 +72,7 @@ class Clients:
             number = next(self._numbers)
             mailbox = Mailbox()
             start = time.perf_counter()
-            request = kleinod.Request(prompt(number), seed=number, num_inference_steps=self.steps)
+            request = kleinod.Request(prompt(number), seed=number, **self.fields)
             self.engine.submit(request, key=key, on_event=mailbox.put)
             *_, end = mailbox
             assert isinstance(end, Finished), end
@@ -88,7 +94,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     pipeline = kleinod.load(options.model, device=options.device)
     if options.memory:
-        rows = _memory(pipeline, options.memory)
+        rows = _memory(pipeline, options)
         print(json.dumps(rows) if options.json else _memory_table(rows))
         return
     modes = {"on": [True], "off": [False], "both": [True, False]}[options.batching]
@@ -104,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=10, help="measured for each row")
     parser.add_argument("--steps", type=int, help="of a picture; default: the model's")
+    parser.add_argument("--size", type=int, help="pixels of a side; default: the model's")
     parser.add_argument("--batching", choices=["on", "off", "both"], default="both")
     parser.add_argument("--max-batch", type=int, default=EngineOptions.max_batch)
     parser.add_argument("--max-batch-tokens", type=int, default=EngineOptions.max_batch_tokens)
@@ -122,7 +129,7 @@ def _measured(
         is_batching=is_batching,
     )
     with Engine(pipeline, limits) as engine:
-        clients = Clients(engine, count, options.steps)
+        clients = Clients(engine, count, options)
         time.sleep(WARM_UP_SECONDS)
         before, start, processors = engine.stats(), time.perf_counter(), _processors()
         time.sleep(options.seconds)
@@ -143,15 +150,16 @@ def _measured(
     )
 
 
-def _memory(pipeline: Pipeline, pictures: int) -> list[dict[str, float]]:
+def _memory(pipeline: Pipeline, options: argparse.Namespace) -> list[dict[str, float]]:
     """Resident megabytes after each tenth of so many pictures."""
     rows: list[dict[str, float]] = []
     with Engine(pipeline) as engine:
-        clients = Clients(engine, MEMORY_CLIENTS, None)
+        clients = Clients(engine, MEMORY_CLIENTS, options)
         for tenth in range(11):
-            while engine.stats().pictures_total < pictures * tenth // 10:
+            while engine.stats().pictures_total < options.memory * tenth // 10:
                 time.sleep(0.05)
             rows.append({"pictures": engine.stats().pictures_total, "megabytes": _resident()})
+            print(rows[-1], file=sys.stderr, flush=True)
         clients.stop()
     return rows
 
