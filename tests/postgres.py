@@ -43,7 +43,19 @@ def started() -> Iterator[Postgres]:
         os.chown(folder, user.pw_uid, user.pw_gid)
     try:
         data = folder / "data"
-        _run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N", user=user)
+        _run(
+            "initdb",
+            "-D",
+            str(data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "-N",
+            user=user,
+        )
         # no fsync: what is tested is our process's death, not the machine's
         options = ["-k", str(folder), "-h", "", "-F"]
         server = subprocess.Popen(
