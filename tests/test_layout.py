@@ -27,10 +27,12 @@ ORDER = (
     "weights",
     "embeddings",
     "residency",
+    "painting",
     "pipeline",
     "assembly",
     "provenance",
     "generation",
+    "engine",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",

@@ -93,9 +93,17 @@ def repeated(image: Image.Image, draft: Receipt, old: Receipt) -> tuple[Image.Im
 
 
 def finished(
-    image: Image.Image, draft: Receipt, *, format_name: str, signing: Signing | None
+    image: Image.Image,
+    draft: Receipt,
+    *,
+    format_name: str,
+    signing: Signing | None,
+    quality: int | None = None,
 ) -> FinishedImage:
-    """A painted picture made a file: marked, with its receipt, signed last."""
+    """A painted picture made a file: marked, with its receipt, signed last.
+
+    quality: of a lossy format, from 0 to 100; None: the format's own.
+    """
     image, receipt = marked(image, draft)
     request = receipt["request"]
     notes = {
@@ -104,7 +112,7 @@ def finished(
         "seed": str(request["seed"]),
         "steps": str(request["num_inference_steps"]),
     }
-    data = container.encoded(image, format_name, receipt, notes)
+    data = container.encoded(image, format_name, receipt, notes, quality=quality)
     if signing is not None:
         data = manifest.signed(
             data,

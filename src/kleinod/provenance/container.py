@@ -34,9 +34,17 @@ def check_words(words: str, suffix: str) -> None:
 
 
 def encoded(
-    image: Image.Image, format_name: str, receipt: Receipt, notes: Mapping[str, str] | None = None
+    image: Image.Image,
+    format_name: str,
+    receipt: Receipt,
+    notes: Mapping[str, str] | None = None,
+    *,
+    quality: int | None = None,
 ) -> bytes:
-    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too."""
+    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too.
+
+    quality: from 0 to 100 over the format's own; a lossless format has none.
+    """
     buffer, text = io.BytesIO(), receipts.to_json(receipt)
     if format_name == "PNG":
         chunks = PngImagePlugin.PngInfo()
@@ -48,7 +56,8 @@ def encoded(
         exif = Image.Exif()
         exif[ExifTags.Base.Software] = (notes or {}).get("Software", "kleinod")
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
-        image.save(buffer, format_name, exif=exif, **_OPTIONS[format_name])
+        options = _OPTIONS[format_name] | ({} if quality is None else {"quality": quality})
+        image.save(buffer, format_name, exif=exif, **options)
     return buffer.getvalue()
 
 
