@@ -33,6 +33,7 @@ ORDER = (
     "provenance",
     "generation",
     "engine",
+    "server",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",

@@ -11,8 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-import kleinod
-from kleinod import generation, images
+from kleinod import assembly, generation, images
 from kleinod.engine import Engine, EngineOptions, Event, Ticket
 from kleinod.errors import InputError
 from kleinod.generation import FinishedImage, Signing
@@ -62,7 +61,7 @@ class Painter:
             has_full_hashes=settings.full_hashes,
         )
         generation.signing(choices)  # makes the certificates or says why it cannot
-        pipeline = kleinod.load(
+        pipeline = assembly.load(
             model, device=settings.device, dtype=settings.dtype, residency=settings.residency
         )
         files = generation.model_files(model, Components(), choices)
