@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kleinod.server import own
+from kleinod.server.context import Context
 from kleinod.server.problems import OPENAI_PATHS, Problem, answer
-from kleinod.server.service import Service
 
 NEEDS_KEY = "/v1/"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -26,31 +27,37 @@ class Access:
     """Refuses strangers; puts the key's id, "" without keys, into scope["state"]["key_id"]."""
 
     app: ASGIApp
-    service: Service
+    context: Context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if not await self.service.needs_key():
-            problem, key_id = _stranger(scope, headers), ""
-        elif scope["path"].startswith(NEEDS_KEY):
-            problem, key_id = await self._holder(scope["path"], headers)
-        else:
-            problem, key_id = None, ""
+        problem, key_id = await self._judged(scope["path"], scope)
         if problem is not None:
             await answer(scope["path"], problem)(scope, receive, send)
             return
         scope.setdefault("state", {})["key_id"] = key_id
         await self.app(scope, receive, send)
 
+    async def _judged(self, path: str, scope: Scope) -> tuple[Problem | None, str]:
+        """What is wrong with a request, and the id of its key."""
+        headers, service = Headers(scope=scope), self.context.service
+        is_guarded = path.startswith(NEEDS_KEY)
+        if not service.is_ready or self.context.is_stopping:
+            return (own.not_ready(self.context) if is_guarded else None), ""
+        if not await service.has_keys():
+            return _stranger(scope, headers), ""
+        return await self._holder(path, headers) if is_guarded else (None, "")
+
     async def _holder(self, path: str, headers: Headers) -> tuple[Problem | None, str]:
         secret = secret_of(headers)
         if secret is None:
             return _without_key(path), ""
-        record = None if len(secret) > MAX_KEY_CHARACTERS else await self.service.key(secret)
+        record = None
+        if len(secret) <= MAX_KEY_CHARACTERS:
+            record = await self.context.service.key(secret)
         if record is None:
             return Problem(401, "Incorrect API key provided.", code="invalid_api_key"), ""
         return None, record.id

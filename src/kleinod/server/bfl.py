@@ -22,10 +22,11 @@ from kleinod.server.bfl_models import (
     TaskResult,
     TaskStatus,
 )
-from kleinod.server.context import Context, ContextOf, KeyId, ServedModel
+from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobStatus, NewJob
 from kleinod.server.problems import Problem
+from kleinod.server.service import ServedModel
 
 NAME = "bfl"
 STATUSES: dict[JobStatus, TaskStatus] = {
@@ -221,5 +222,3 @@ def _header(names: list[str]) -> str:
     """Names in a header: plain ones, not without end."""
     plain = [name for name in names if name.isascii() and name.isidentifier()]
     return ", ".join(plain)[:500]
-
-

@@ -120,7 +120,7 @@ class Submitted(BaseModel):
 
     id: str
     polling_url: str
-    cost: float = Field(0.0, description="In cents; nothing, on your own machine.")
+    cost: Annotated[float, Field(description="In cents; nothing, on your own machine.")] = 0.0
     input_mp: float = Field(description="Megapixels of all references.")
     output_mp: float = Field(description="Megapixels of the picture.")
     status: str | None = None
@@ -149,7 +149,7 @@ class TaskResult(BaseModel):
     id: str
     status: TaskStatus
     result: TaskOutcome | None = None
-    progress: float | None = Field(None, ge=0, le=1)
+    progress: Annotated[float | None, Field(ge=0, le=1)] = None
     details: dict[str, Any] | None = None
     preview: dict[str, Any] | None = None
 

@@ -8,7 +8,7 @@ a new request, checked anew. No proxy from the environment, no cookies, no decom
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
@@ -132,6 +132,25 @@ async def _followed(url: str, name: str, limits: FetchLimits) -> bytes:
     raise InputError(f"{name}: its URL redirects over {limits.max_redirects} times; send the last")
 
 
+async def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool = False
+) -> int:
+    """Send a body, with the same care; the answer's status. Raises InputError and OSError."""
+    check_url(url, "webhook_url")
+    backend = CheckedBackend(allow_private=allow_private)
+    all_headers = [*headers.items(), ("User-Agent", f"kleinod/{__version__}")]
+    try:
+        async with (
+            httpcore2.AsyncConnectionPool(network_backend=backend) as pool,
+            pool.stream("POST", url, headers=all_headers, content=body) as response,
+        ):
+            return response.status
+    except ForbiddenAddressError as error:
+        raise InputError("webhook_url: leads to an address that is not public") from error
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
 def check_url(url: str, name: str) -> None:
     """Raise InputError unless it is a plain http(s) URL: no user, no odd characters."""
     try:
@@ -150,7 +169,7 @@ def check_url(url: str, name: str) -> None:
 
 @asynccontextmanager
 async def _opened(url: str, backend: CheckedBackend) -> AsyncIterator[httpcore2.Response]:
-    headers = {"User-Agent": f"kleinod/{__version__}", "Accept": "image/*"}
+    headers = [("User-Agent", f"kleinod/{__version__}"), ("Accept", "image/*")]
     async with (
         httpcore2.AsyncConnectionPool(network_backend=backend) as pool,
         pool.stream("GET", url, headers=headers) as response,

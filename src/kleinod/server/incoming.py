@@ -56,7 +56,9 @@ def decoded_text(text: str, name: str, *, max_bytes: int) -> bytes:
 def _of_data_url(text: str, name: str, max_bytes: int) -> bytes:
     head = _DATA_URL.match(text[:200])
     if head is None or not head[1].lower().startswith(("image/", "application/octet-stream")):
-        raise InputError(f"{name}: its data URL is no picture's; begin it with data:image/png;base64,")
+        raise InputError(
+            f"{name}: its data URL is no picture's; begin it with data:image/png;base64,"
+        )
     rest = text[head.end() :]
     if head[2].lower().endswith(";base64"):
         return _of_base64(rest, name, max_bytes)
@@ -80,7 +82,9 @@ def _of_base64(text: str, name: str, max_bytes: int) -> bytes:
 
 def _check_bytes(count: int, name: str, max_bytes: int) -> None:
     if count > max_bytes:
-        raise InputError(f"{name}: {count} bytes are over the limit of {max_bytes}; make it smaller")
+        raise InputError(
+            f"{name}: {count} bytes are over the limit of {max_bytes}; make it smaller"
+        )
 
 
 def check(data: bytes, name: str, *, limits: PictureLimits) -> Picture:

@@ -17,7 +17,7 @@ DRAIN_SECONDS = 10
 DRAIN_BYTES = 256 * 2**20
 
 
-class TooLarge(HTTPException):  # noqa: N818 - in HTTP's words it becomes an answer
+class TooLarge(HTTPException):
     """Passes through everything that reads a body, up to BodyLimit."""
 
     def __init__(self) -> None:

@@ -17,6 +17,8 @@ from typing import TextIO
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kleinod.server.problems import Problem, answer
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics")
@@ -32,6 +34,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+CRASHED = "something went wrong here; the server's log says what"
 _log = logging.getLogger("kleinod.http")
 
 
@@ -63,6 +66,10 @@ class Observed:
 
         try:
             await self.app(scope, receive, marked)
+        except Exception:  # the edge: one request's crash is one answer and one line
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if not status:
+                await answer(scope["path"], Problem(500, CRASHED))(scope, receive, marked)
         finally:
             _line(scope, status, time.perf_counter() - start)
             request_id.reset(token)

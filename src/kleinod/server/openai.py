@@ -13,13 +13,14 @@ from starlette.datastructures import FormData, UploadFile
 
 from kleinod.server import context as contexts
 from kleinod.server import references, waiting
-from kleinod.server.context import Context, ContextOf, KeyId, ServedModel
+from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobStatus, NewJob, StoredImage
 from kleinod.server.openai_events import Told, event_stream, failure, usage
 from kleinod.server.openai_models import (
     EditInputs,
     Failed,
+    Format,
     GenerationInputs,
     ImageData,
     ImageOptions,
@@ -29,8 +30,10 @@ from kleinod.server.openai_models import (
     edit_schema,
 )
 from kleinod.server.problems import Problem
+from kleinod.server.service import ServedModel
 
 NAME = "openai"
+FORMATS: dict[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
 MODERATION_TOLERANCE = {"auto": 2, "low": 5}
 # OpenAI's own limit of a mask is 4 MB; here a text part is a prompt at most
 MAX_TEXT_PART_BYTES = 256 * 1024
@@ -155,11 +158,11 @@ def _files(parts: FormData) -> list[UploadFile]:
     return files
 
 
-def _wanted_file(request: Request) -> str | None:
+def _wanted_file(request: Request) -> Format | None:
     """The picture format that Accept names, for those who want the file itself."""
     accept = request.headers.get("accept", "").split(",")[0].split(";")[0].strip().lower()
     kind = accept.removeprefix("image/")
-    return kind if kind in ("png", "jpeg", "webp") and kind != accept else None
+    return FORMATS.get(kind) if kind != accept else None
 
 
 def _told(
@@ -168,14 +171,16 @@ def _told(
     pictures: tuple[Picture, ...],
     *,
     kind: str,
-    accept: str | None,
+    accept: Format | None,
 ) -> Told:
     """What the answer will say. Raises Problem."""
     stated = inputs.output_format
-    if accept is not None and (inputs.stream or (inputs.n or 1) > 1 or stated not in (None, accept)):
+    if accept is not None and (
+        inputs.stream or (inputs.n or 1) > 1 or stated not in (None, accept)
+    ):
         message = "Accept asks for one file; leave out stream, n and another output_format"
         raise Problem(400, message, param="n", code="invalid_value")
-    output_format = stated or accept or "png"
+    output_format: Format = stated or accept or "png"
     if output_format == "png" and inputs.output_compression not in (None, 100):
         message = "output_compression is for jpeg and webp; png loses nothing"
         raise Problem(400, message, param="output_compression", code="invalid_value")

@@ -6,17 +6,18 @@ import io
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from kleinod.images import prepared_size
 from kleinod.server import waiting
-from kleinod.server.context import Context, ServedModel
+from kleinod.server.context import Context
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus
-from kleinod.server.openai_models import TokenDetails, Usage
+from kleinod.server.openai_models import Format, TokenDetails, Usage
 from kleinod.server.problems import Problem, openai_error
+from kleinod.server.service import ServedModel
 
 # a token is 16 x 16 pixels, the transformer's patch
 _TOKEN_PIXELS = 16 * 16
@@ -28,7 +29,7 @@ class Told:
     """What an answer says beside its pictures, and in which form it gives them."""
 
     kind: str
-    output_format: Literal["png", "jpeg", "webp"]
+    output_format: Format
     quality: str
     model: ServedModel
     pictures: tuple[Picture, ...]

@@ -38,6 +38,7 @@ Size = Annotated[
     AfterValidator(_size),
     Field(json_schema_extra={"pattern": r"^(auto|\d{1,5}x\d{1,5})$"}),
 ]
+Format = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 # steps, as a share of the model's own; more than its own make a distilled model no better
 _STEP_SHARES = {"low": 0.5}
@@ -56,7 +57,7 @@ class ImageOptions(BaseModel):
         "auto", description="low: half of the model's steps; all others: the model's steps."
     )
     background: Literal["auto", "opaque"] | None = "auto"
-    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_format: Format | None = None
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of jpeg and webp."
     )
@@ -132,7 +133,7 @@ class Images(BaseModel):
 
     created: int
     background: Literal["opaque"] = "opaque"
-    output_format: Literal["png", "jpeg", "webp"]
+    output_format: Format
     quality: str
     size: str
     data: list[ImageData]

@@ -1,4 +1,4 @@
-"""kleinod's own routes: a task's events and its end, finished pictures, health, metrics, the page."""
+"""kleinod's own routes: a task's events and end, finished pictures, health, metrics, the page."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -152,9 +152,7 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@router.get(
-    "/readyz", responses=_NO_ACCESS | {503: {"model": Health, "description": "Not ready."}}
-)
+@router.get("/readyz", responses=_NO_ACCESS | {503: {"model": Health, "description": "Not ready."}})
 async def readyz(context: ContextOf, response: Response) -> Health:
     """Whether the model is loaded and tasks are taken."""
     if context.is_stopping or not context.service.is_ready:

@@ -1,27 +1,34 @@
 """What goes wrong, in the words of the API that was called.
 
 BFL's: {"detail": "…"}, and for a wrong field {"detail": [{"loc", "msg", "type"}]}.
-OpenAI's: {"error": {"message", "type", "param", "code"}}; a request that is not understood is 400 there.
+OpenAI's: {"error": {"message", "type", "param", "code"}}, and 400 for what is not understood.
 In both, what is understood but over this server's limits is 413, 422 or 429.
 """
 
-import logging
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse as PlainJSONResponse
 from starlette.exceptions import HTTPException
 
 from kleinod.errors import InputError
 from kleinod.server.jobs import Refused
 
 OPENAI_PATHS = ("/v1/images", "/v1/models")
-_log = logging.getLogger(__name__)
 
 
-class Problem(Exception):  # noqa: N818 - it is one; in HTTP's words it becomes an answer
+class JSONResponse(PlainJSONResponse):
+    """JSON in ASCII: a message may quote half a letter, which UTF-8 cannot hold."""
+
+    def render(self, content: object) -> bytes:
+        """The body."""
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
+class Problem(Exception):
     """An answer that is not the asked one. param: the field that is at fault; code: in one word."""
 
     def __init__(
@@ -95,7 +102,6 @@ def install(app: FastAPI) -> None:
         InputError: _on_input,
         Refused: _on_refused,
         HTTPException: _on_http,
-        Exception: _on_crash,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -116,11 +122,6 @@ async def _on_refused(request: Request, error: Refused) -> JSONResponse:
 async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     problem = Problem(error.status_code, str(error.detail), headers=error.headers)
     return answer(request.url.path, problem)
-
-
-async def _on_crash(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return answer(request.url.path, Problem(500, "something went wrong here; the log says what"))
 
 
 async def _on_validation(request: Request, error: RequestValidationError) -> JSONResponse:

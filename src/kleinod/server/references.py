@@ -27,7 +27,9 @@ async def of_uploads(files: Sequence[UploadFile], settings: Settings) -> tuple[P
 def check_count(count: int, settings: Settings, *, name: str) -> None:
     """Raise InputError for more pictures than may be."""
     if count > settings.max_references:
-        raise InputError(f"{name}: {count} pictures are over the limit of {settings.max_references}")
+        raise InputError(
+            f"{name}: {count} pictures are over the limit of {settings.max_references}"
+        )
 
 
 async def _all(readings: Sequence[Awaitable[Picture]]) -> tuple[Picture, ...]:

@@ -1,7 +1,7 @@
-"""Waiting for jobs as an answer does: to the end, with previews on the way, or until the client left.
+"""Waiting for jobs as an answer does: to the end, with previews, or until the client left.
 
-A client that left has its job cancelled, which frees its place at the next step. A server that stops
-cancels nothing: the job waits for the next start.
+A client that left has its job cancelled, which frees its place at the next step. A server that
+stops cancels nothing: the job waits for the next start.
 """
 
 import asyncio
