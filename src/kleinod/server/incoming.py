@@ -47,7 +47,7 @@ class Picture:
 
 
 def decoded_text(text: str, name: str, *, max_bytes: int) -> bytes:
-    """The bytes of a data URL or of base64, padded or not, of either alphabet. Raises InputError."""
+    """The bytes of a data URL or of base64 in either alphabet. Raises InputError."""
     if text[:5].lower() == "data:":
         return _of_data_url(text, name, max_bytes)
     return _of_base64(text, name, max_bytes)
@@ -88,7 +88,7 @@ def _check_bytes(count: int, name: str, max_bytes: int) -> None:
 
 
 def check(data: bytes, name: str, *, limits: PictureLimits) -> Picture:
-    """The file as a checked picture. Raises InputError. Takes as long as decoding: not for a loop."""
+    """The file as a checked picture. Raises InputError. Blocks as long as decoding takes."""
     _check_bytes(len(data), name, limits.max_bytes)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are judged here, the rest by decoding

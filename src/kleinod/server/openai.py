@@ -120,7 +120,16 @@ async def model(
 
 
 def _card(model: ServedModel) -> ModelCard:
-    return ModelCard(id=model.name, created=0, owned_by=model.info.license)
+    info = model.info
+    return ModelCard(
+        id=model.name,
+        created=0,
+        owned_by="kleinod",
+        license=info.license,
+        default_size=info.default_size,
+        steps=info.num_inference_steps,
+        is_distilled=info.is_distilled,
+    )
 
 
 def _edit_inputs(parts: FormData) -> EditInputs:

@@ -147,6 +147,10 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    license: str = Field(description="kleinod's own, as is what follows.")
+    default_size: int = Field(description="Pixels of a side, where no size is asked for.")
+    steps: int = Field(description="Denoising steps, where none are asked for.")
+    is_distilled: bool
 
 
 class ModelList(BaseModel):
