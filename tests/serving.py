@@ -10,8 +10,10 @@ from kleinod.server import settings as settings_module
 from kleinod.server.jobs import Job, JobEnded, NewJob
 from kleinod.server.service import Service
 from kleinod.server.settings import Settings
+from kleinod.server.webhooks import Post
 
 SIDE = 64
+Value = Any  # of a setting, or of a field of NewJob
 
 
 async def refuse(url: str, body: bytes, headers: Mapping[str, str]) -> int:
@@ -19,13 +21,13 @@ async def refuse(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     raise OSError(f"no network for {url}")
 
 
-def configured(folder: Path, **fields: Any) -> Settings:
+def configured(folder: Path, **fields: Value) -> Settings:
     """Settings with everything below a folder; the tests' environment has none of ours."""
     return settings_module.load(data_folder=folder, **fields)
 
 
 @asynccontextmanager
-async def running(folder: Path, *, post: Any = refuse, **fields: Any) -> AsyncIterator[Service]:
+async def running(folder: Path, *, post: Post = refuse, **fields: Value) -> AsyncIterator[Service]:
     """A started service; stopped at the end without finishing."""
     service = Service(configured(folder, **fields), post=post)
     await service.start()
@@ -35,7 +37,7 @@ async def running(folder: Path, *, post: Any = refuse, **fields: Any) -> AsyncIt
         await service.stop(finish=False)
 
 
-def new_job(prompt: str = "a fox", *, key_id: str = "", **fields: Any) -> NewJob:
+def new_job(prompt: str = "a fox", *, key_id: str = "", **fields: Value) -> NewJob:
     """A small job for mini."""
     request = {"prompt": prompt, "width": SIDE, "height": SIDE, "num_inference_steps": 2}
     return NewJob(key_id, "bfl", "mini", request | fields.pop("request", {}), **fields)

@@ -53,14 +53,20 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that changes rows; committed at the end, rolled back on an error."""
-        with self._connection(is_writing=True) as connection, Session(connection) as session:
+        with (
+            self._connection(is_writing=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
             with session.begin():
                 yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only looks."""
-        with self._connection(is_writing=False) as connection, Session(connection) as session:
+        with (
+            self._connection(is_writing=False) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
             yield session
 
     def now(self, session: Session) -> datetime:
