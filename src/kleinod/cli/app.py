@@ -17,6 +17,7 @@ from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
+from kleinod.cli.serve import serve
 from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
@@ -60,6 +61,7 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.command()(serve)
 
 
 def _print_version(wanted: bool) -> None:
