@@ -72,6 +72,15 @@ def check_prompt(prompt: str, context: Context) -> None:
         raise Problem(422, message, param="prompt", code="string_too_long")
 
 
+def check_size(sides: tuple[int | None, int | None], model: ServedModel, context: Context) -> None:
+    """Raise Problem for a picture over this server's limit; None: automatic."""
+    limit, side = context.settings.max_pixels, model.info.default_size
+    width, height = sides[0] or side, sides[1] or side
+    if width * height > limit:
+        message = f"size: {width}x{height} is over the limit of {limit} pixels; ask for a smaller"
+        raise Problem(422, message, param="size", code="over_limit")
+
+
 def check_steps(steps: int | None, context: Context) -> None:
     """Raise Problem for more steps than this server makes."""
     limit = context.settings.max_steps

@@ -215,6 +215,7 @@ async def _accepted(
     if n > limit:
         raise Problem(422, f"n: {n} is over the limit of {limit}; ask for fewer", param="n")
     width, height = inputs.sides()
+    contexts.check_size((width, height), told.model, context)
     new = NewJob(
         key_id=key_id,
         api=NAME,
