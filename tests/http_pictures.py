@@ -1,4 +1,4 @@
-"""Picture files for tests of what strangers send: sound ones, and some that are not what they say."""
+"""Picture files for tests of what strangers send: sound ones, and some that lie."""
 
 import base64
 import io

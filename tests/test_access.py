@@ -1,4 +1,4 @@
-"""Who is answered: without keys this machine's own programs, with keys their holders; and how much."""
+"""Who is answered: without keys this machine's own programs, with keys their holders."""
 
 import re
 import time
@@ -191,6 +191,6 @@ def test_log_holds_no_secrets(guarded: Guarded) -> None:
 
 
 def test_network_without_keys_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="there are no keys; make one"):
+    with pytest.raises(AssertionError, match=r"there are no keys; make one"):
         with serving(tmp_path, "--host", "0.0.0.0"):
             pass

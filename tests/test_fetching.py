@@ -85,7 +85,7 @@ def site() -> Iterator[str]:
     server.server_close()
 
 
-def fetched(url: str, **limits: Any) -> bytes:
+def fetched(url: str, **limits: Any) -> bytes:  # noqa: ANN401 - FetchLimits' fields
     """What a URL holds, private addresses allowed unless said otherwise."""
     asked = FetchLimits(**{"max_bytes": 1000, "allow_private": True} | limits)
     return asyncio.run(fetching.fetch(url, "input_image", limits=asked))
@@ -107,7 +107,7 @@ def test_picture_is_fetched_through_redirects(site: str) -> None:
     ],
 )
 def test_fetch_has_limits(site: str, path: str, reason: str) -> None:
-    with pytest.raises(InputError, match=f"^input_image: .*{reason}") as caught:
+    with pytest.raises(InputError, match=rf"^input_image: .*{reason}") as caught:
         fetched(f"{site}/{path}", timeout_seconds=0.5)
     assert "secret" not in str(caught.value)
 
@@ -136,7 +136,7 @@ def test_private_address_is_never_asked(url: str) -> None:
     ],
 )
 def test_odd_url_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match="^input_image: "):
+    with pytest.raises(InputError, match=r"^input_image: "):
         fetched(url, allow_private=False)
 
 
@@ -164,14 +164,14 @@ def test_name_is_asked_once_and_the_checked_address_connected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = _Names(monkeypatch, {"rebinding.test": [[PUBLIC], ["127.0.0.1"]]})
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match=r"cannot be fetched"):
         fetched("http://rebinding.test/", allow_private=False)
     assert (names.asked, names.connected) == (["rebinding.test"], [PUBLIC])
 
 
 def test_one_private_address_among_several_forbids_all(monkeypatch: pytest.MonkeyPatch) -> None:
     names = _Names(monkeypatch, {"mixed.test": [[PUBLIC, "10.0.0.1"]]})
-    with pytest.raises(InputError, match="not public"):
+    with pytest.raises(InputError, match=r"not public"):
         fetched("http://mixed.test/", allow_private=False)
     assert names.connected == []
 
@@ -183,20 +183,20 @@ def test_redirect_is_checked_anew(site: str, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[str] = []
 
     async def getaddrinfo(
-        loop: asyncio.BaseEventLoop, host: str, port: int, **options: Any
+        loop: asyncio.BaseEventLoop, host: str, port: int, **options: int
     ) -> list[Any]:
         asked.append(host)
         name = "169.254.169.254" if host == "metadata.test" else host
         return await resolve(loop, name, port, **options)
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
-    with pytest.raises(InputError, match="not public"):
+    with pytest.raises(InputError, match=r"not public"):
         fetched(f"{site}/elsewhere", allow_private=False)
     assert asked == ["127.0.0.1", "metadata.test"]
 
 
 def test_webhook_is_sent_with_the_same_care() -> None:
-    with pytest.raises(InputError, match="not public"):
+    with pytest.raises(InputError, match=r"not public"):
         asyncio.run(fetching.post("http://127.0.0.1:9/", b"{}", {}))
     with pytest.raises(OSError, match=r"."):
         asyncio.run(fetching.post("http://127.0.0.1:9/", b"{}", {}, allow_private=True))

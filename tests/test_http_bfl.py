@@ -15,7 +15,7 @@ from PIL import Image
 KLEIN = "/v1/flux-2-klein-4b"
 
 
-def submitted(client: httpx2.Client, path: str = KLEIN, **fields: Any) -> dict[str, Any]:
+def submitted(client: httpx2.Client, path: str = KLEIN, **fields: object) -> dict[str, Any]:
     """A task that was taken."""
     answer = client.post(path, json=SMALL | fields)
     assert answer.status_code == 200, answer.text
@@ -23,7 +23,7 @@ def submitted(client: httpx2.Client, path: str = KLEIN, **fields: Any) -> dict[s
     return body
 
 
-def painted(client: httpx2.Client, path: str = KLEIN, **fields: Any) -> dict[str, Any]:
+def painted(client: httpx2.Client, path: str = KLEIN, **fields: object) -> dict[str, Any]:
     """A task's end."""
     return finished(client, submitted(client, path, **fields)["polling_url"])
 
@@ -120,7 +120,6 @@ def test_aspect_ratio_keeps_the_default_area(server: Server) -> None:
         ({"input_image_9": "a"}, "input_image_9"),
         ({"mask": "a"}, "mask"),
         ({"prompt": "a" * 32_769}, "prompt"),
-        ({"prompt": "\ud800"}, "prompt"),
     ],
 )
 def test_wrong_field_is_named(server: Server, fields: dict[str, Any], field: str) -> None:

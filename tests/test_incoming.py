@@ -53,13 +53,13 @@ def test_size_is_told_as_exif_turns_it() -> None:
 
 @pytest.mark.parametrize("name", polyglots())
 def test_polyglot_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="image: holds .* bytes after the picture's end"):
+    with pytest.raises(InputError, match=r"image: holds .* bytes after the picture's end"):
         incoming.check(polyglots()[name], "image", limits=LIMITS)
 
 
 @pytest.mark.parametrize("name", odd_modes())
 def test_odd_format_or_mode_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="^image: "):
+    with pytest.raises(InputError, match=r"^image: "):
         incoming.check(odd_modes()[name], "image", limits=LIMITS)
 
 
@@ -80,13 +80,13 @@ def test_odd_format_or_mode_is_refused(name: str) -> None:
     ],
 )
 def test_broken_picture_is_refused_by_name(data: bytes, reason: str) -> None:
-    with pytest.raises(InputError, match=f"^input_image_2: .*({reason})") as caught:
+    with pytest.raises(InputError, match=rf"^input_image_2: .*({reason})") as caught:
         incoming.check(data, "input_image_2", limits=LIMITS)
     assert "\n" not in str(caught.value)
 
 
 def test_picture_with_hidden_chunks_after_the_end_is_refused() -> None:
-    with pytest.raises(InputError, match="after the picture's end"):
+    with pytest.raises(InputError, match=r"after the picture's end"):
         incoming.check(picture() + chunk(b"tEXt", b"a\0b"), "image", limits=LIMITS)
 
 
@@ -124,10 +124,10 @@ def picture_of(text: str) -> bytes:
     ],
 )
 def test_text_that_is_no_picture_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="^input_image: "):
+    with pytest.raises(InputError, match=r"^input_image: "):
         incoming.decoded_text(text, "input_image", max_bytes=1000)
 
 
 def test_text_over_the_limit_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(InputError, match="over the limit of 1000"):
+    with pytest.raises(InputError, match=r"over the limit of 1000"):
         incoming.decoded_text("A" * 10_000, "input_image", max_bytes=1000)

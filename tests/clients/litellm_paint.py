@@ -1,4 +1,4 @@
-"""Paints through LiteLLM's route to servers that speak OpenAI's API: litellm_paint.py URL OUTPUT."""
+"""Paints through LiteLLM's route to OpenAI-like servers: litellm_paint.py URL OUTPUT."""
 
 import base64
 import sys
