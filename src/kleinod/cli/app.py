@@ -14,6 +14,7 @@ import kleinod
 from kleinod.cli.convert import convert
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
+from kleinod.cli.keys import keys
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
@@ -62,6 +63,7 @@ app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
 app.command()(serve)
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
