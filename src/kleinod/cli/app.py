@@ -19,6 +19,7 @@ from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
 from kleinod.cli.serve import serve
+from kleinod.cli.train import train
 from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
@@ -64,6 +65,7 @@ app.command()(verify)
 app.command()(repeat)
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.command()(train)
 
 
 def _print_version(wanted: bool) -> None:
