@@ -1,5 +1,6 @@
 """Writes docs/cli.md from the commands' own help; `make docs` runs it, a test compares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -21,12 +22,18 @@ on stderr; then no picture is half written. `python -m kleinod` is the same comm
 
 def cli_reference() -> str:
     """The whole page."""
-    group = get_command(app)
-    commands = {"kleinod": group} | {
-        f"kleinod {name}": command for name, command in group.commands.items()
-    }
-    sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
+    commands = _commands("kleinod", get_command(app))
+    sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands)
     return "\n".join((INTRODUCTION, *sections))
+
+
+def _commands(
+    name: str, command: typer.core.TyperCommand
+) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """A command and those below it, by their whole names."""
+    yield name, command
+    for own, below in getattr(command, "commands", {}).items():
+        yield from _commands(f"{name} {own}", below)
 
 
 def _help(name: str, command: typer.core.TyperCommand) -> str:

@@ -22,6 +22,7 @@ from kleinod.engine import (
     Progress,
     Started,
 )
+from kleinod.engine.events import SLOW_SECONDS
 from kleinod.errors import EngineClosedError, InputError, QueueFullError
 from kleinod.pipeline import Pipeline
 from kleinod.request import Request
@@ -374,7 +375,7 @@ def test_a_slow_subscriber_is_told_only_the_end(pipeline: Pipeline) -> None:
 
     def slow(event: Event) -> None:
         told.append(event)
-        threading.Event().wait(0.1)
+        threading.Event().wait(SLOW_SECONDS + 0.1)
 
     with Engine(pipeline) as engine:
         engine.submit(small(num_inference_steps=20), on_event=slow)

@@ -16,7 +16,8 @@ from train import RUN, composer
 import kleinod
 from kleinod.pipeline import Pipeline
 from kleinod.training.icons import Icons
-from kleinod.training.scenes import PAIRS, Composer, Scene, Thing
+from kleinod.training.layouts import PAIRS
+from kleinod.training.scenes import Composer, Scene, Thing
 from kleinod.training.scoring import NearestIcon, score_pairs, score_singles, single_scenes
 
 SINGLES, COUPLES, BATCH = 120, 60, 12

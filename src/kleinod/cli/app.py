@@ -14,10 +14,12 @@ import kleinod
 from kleinod.cli.convert import convert
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
+from kleinod.cli.keys import keys
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
 from kleinod.cli.serve import serve
+from kleinod.cli.train import train
 from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
@@ -62,6 +64,8 @@ app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
 app.command()(serve)
+app.add_typer(keys, name="keys")
+app.command()(train)
 
 
 def _print_version(wanted: bool) -> None:

@@ -81,8 +81,9 @@ def _request(options: GenerateOptions, references: list[Reference]) -> Request:
 def _places(options: GenerateOptions) -> _Places:
     """Checked: they can be written, and hold the words. Raises InputError."""
     pictures = output.destination(options.output)
+    suffix = Path(pictures.file_name or "x.png").suffix
+    container.check_mark(options.watermark, suffix)
     if not options.private:
-        suffix = Path(pictures.file_name or "x.png").suffix
         container.check_words(options.prompt + options.negative_prompt, suffix)
     receipt = options.receipt
     return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))

@@ -53,7 +53,7 @@ class Bench:
         self.counters = Counters()
         self._groups: dict[Shape, list[Picture]] = {}
         self._painted: list[Picture] = []
-        self._max_tokens = options.max_batch_tokens
+        self._max_tokens = options.batch_tokens(pipeline.device.type)
         self._preview: preview.PreviewMap | None = None
         self._has_no_preview = False
         # one component at a time: nobody joins while others are painted, decoding waits for all
@@ -146,12 +146,11 @@ class Bench:
         kept = {shape: [p for p in g if p.job is not job] for shape, g in self._groups.items()}
         self._groups = {shape: group for shape, group in kept.items() if group}
         self._painted = [picture for picture in self._painted if picture.job is not job]
-        job.texts = job.reference_tokens = None
+        job.release()
         self.counters.failures_total += isinstance(event, Failed)
         self.counters.cancelled_total += isinstance(event, Cancelled)
         self._count()
         job.subscriber.tell(event)
-        job.images = {}
 
     def _finish(self, job: Job) -> None:
         job.timings["total_seconds"] = time.perf_counter() - job.submitted
@@ -193,14 +192,13 @@ class Bench:
 
     def _report(self, pictures: Sequence[Picture]) -> None:
         """Progress of each job in a pass, with a preview of its first picture that goes on."""
-        told: set[Job] = set()
+        shown: dict[Job, Picture] = {}
         for picture in pictures:
-            job = picture.job
-            if job in told:
-                continue
-            told.add(job)
-            index, steps = job.steps_done, job.num_steps
-            job.subscriber.tell(Progress(index, steps, self._previewed(picture), picture.index))
+            if picture.job not in shown or shown[picture.job].painted.is_finished:
+                shown[picture.job] = picture
+        for job, picture in shown.items():
+            image = self._previewed(picture)
+            job.subscriber.tell(Progress(job.steps_done, job.num_steps, image, picture.index))
 
     def _previewed(self, picture: Picture) -> Image.Image | None:
         """None where nobody asked, and after the last step: the picture itself comes at once."""

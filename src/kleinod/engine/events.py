@@ -15,8 +15,8 @@ from PIL import Image
 
 from kleinod.pipeline import GeneratedImage
 
-# a subscriber that takes longer holds up everybody's next step
-SLOW_SECONDS = 0.05
+# a subscriber that takes longer holds up everybody's next step; a busy machine takes 0.05
+SLOW_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 

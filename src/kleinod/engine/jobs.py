@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 from torch import Tensor
@@ -61,6 +61,12 @@ class Job:
         """Its pictures in order; all must be done."""
         seeds = enumerate(self.plan.seeds)
         return [GeneratedImage(self.images[index], seed) for index, seed in seeds]
+
+    def release(self) -> None:
+        """Let go of everything large: tickets may be kept for long."""
+        self.texts = self.reference_tokens = None
+        self.images = {}
+        self.plan = replace(self.plan, references=())
 
     def clock(self, stage: str, seconds: float) -> None:
         """Add to a stage's seconds."""

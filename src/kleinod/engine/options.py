@@ -4,26 +4,35 @@ from dataclasses import dataclass, field
 
 from kleinod.errors import InputError
 
+# Beyond this a pass gives no more pictures a second, only later ones. The CPU's was measured
+# (docs/log.md), the others' is a guess: three pictures of a megapixel.
+_BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
+
 
 @dataclass(frozen=True)
 class EngineOptions:
     """Limits of an engine.
 
     max_batch: pictures in one pass; max_batch_tokens: tokens in one pass of several pictures (a
-    larger picture goes alone); max_running: pictures begun and not finished, of all shapes;
-    max_queue: requests that wait. Without batching one picture is painted after the other.
+    larger picture goes alone), None: what the kind of device has use for; max_running: pictures
+    begun and not finished, of all shapes; max_queue: requests that wait. Without batching one
+    picture is painted after the other.
     """
 
     max_batch: int = 8
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int | None = None
     max_running: int = 32
     max_queue: int = 256
     is_batching: bool = True
 
+    def batch_tokens(self, device_type: str) -> int:
+        """max_batch_tokens on cpu, cuda or mps."""
+        return self.max_batch_tokens or _BATCH_TOKENS.get(device_type, _BATCH_TOKENS["cuda"])
+
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_batch_tokens", "max_running", "max_queue"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name}: {value} is under 1; give at least 1")
 
 

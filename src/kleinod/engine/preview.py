@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 SIDE_PIXELS = 4  # of a token in the preview; the picture itself has 16
-_NUM_PICTURES, _PICTURE_PIXELS, _NUM_SHAPES = 12, 256, 60
+_NUM_PICTURES, _PICTURE_PIXELS, _NUM_SHAPES = 16, 128, 20
 # pulls the matrix to nothing where the pictures do not tell; latents have a spread of about 1
 _RIDGE = 1e-2
 
@@ -76,5 +76,7 @@ def drawn(random: np.random.Generator, side: int) -> Image.Image:
 
 
 def _colour(random: np.random.Generator) -> tuple[int, int, int]:
-    red, green, blue = random.integers(0, 256, 3)
+    """Any colour; every fifth has no half-tones, for without them white comes out grey."""
+    has_half_tones = random.random() < 0.8
+    red, green, blue = random.integers(0, 256, 3) if has_half_tones else random.choice((0, 255), 3)
     return int(red), int(green), int(blue)

@@ -16,8 +16,9 @@ from kleinod.errors import InputError, KleinodError
 from kleinod.painting import Shape
 from kleinod.pipeline import Pipeline
 
-# what is decoded at once; the published decoder needs 2.6 GB for a megapixel (docs/log.md)
-DECODE_PIXELS = 1024 * 1024
+# What is decoded at once. More is slower on the CPU (docs/log.md), and the published decoder needs
+# 0.66 GB for each such piece.
+DECODE_PIXELS = 256 * 256
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 _log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ An unknown name in either is an error, so that a misspelt limit is never a limit
 docs/service.md lists them from here; a test compares. Knows nothing of what is done with them.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,12 @@ PREFIX = "KLEINOD_"
 FILE_NAME = "kleinod.toml"
 FILE_VARIABLE = "KLEINOD_CONFIG"
 # read by other parts of kleinod, with the same prefix
-OTHER_VARIABLES = frozenset({"HOME", "CACHE", "MODELS", "CONFIG"})
+OTHER_VARIABLES = frozenset(
+    {
+        *("HOME", "CACHE", "MODELS", "CONFIG"),
+        *("C2PA_CERTIFICATES", "C2PA_KEY", "C2PA_SIGN_COMMAND", "C2PA_TRUST"),
+    }
+)
 
 
 class Settings(BaseSettings):
@@ -216,3 +222,13 @@ def _one_line(error: ErrorDetails, file: Path | None, flags: Mapping[str, Any]) 
         source = "environment" if _variable(name) in _upper() else str(file or "settings")
     shown = _variable(name) if source == "environment" else name
     return f"{source}: {shown} is {error['input']!r}: {error['msg']}"
+
+
+def table() -> str:
+    """All settings for docs/service.md, in Markdown."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, facts in Settings.model_fields.items():
+        value = facts.default
+        shown = "" if value is None else json.dumps(value)
+        lines.append(f"| `{name}` | {shown and f'`{shown}`'} | {facts.description} |")
+    return "\n".join(lines) + "\n"

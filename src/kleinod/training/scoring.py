@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod.training.icons import STYLES, Icons
-from kleinod.training.scenes import BACKGROUNDS, SIZE, Composer, Scene, Thing, held_out
+from kleinod.training.layouts import BACKGROUNDS, SIZE
+from kleinod.training.scenes import Composer, Scene, Thing, held_out
 
 _CELLS = 24
 _SHIFTS = (-6, -3, 0, 3, 6)
