@@ -84,7 +84,8 @@ def drop(page: Page, *files: bytes) -> None:
             const transfer = new DataTransfer();
             files.forEach((text, index) => {
                 const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-                transfer.items.add(new File([bytes], `dropped ${index}.png`, { type: "image/png" }));
+                const name = `dropped ${index}.png`;
+                transfer.items.add(new File([bytes], name, { type: "image/png" }));
             });
             return transfer;
         }""",
