@@ -1,4 +1,4 @@
-// Paints and edits through the AI SDK's provider for Black Forest Labs: node bfl.mjs URL REFERENCE OUTPUT
+// Paints and edits through the AI SDK's provider for Black Forest Labs: paint_bfl.mjs URL REFERENCE OUTPUT
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { createBlackForestLabs } from "@ai-sdk/black-forest-labs";
