@@ -4,6 +4,8 @@
     python benchmarks/http_load.py --no-batching
     python benchmarks/http_load.py --url http://127.0.0.1:8686 --size 1024x1024
 
+    python benchmarks/http_load.py --clients 8 8 8 8 --pictures 500      # is memory flat?
+
 A client asks for one picture as a file, waits for it and asks again, so that as many requests are under way as there
 are clients. Prints one line of JSON for each number of clients.
 """
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 
@@ -29,13 +32,13 @@ PROMPTS = ("a fox on a blue background", "an owl", "a red apple", "a tree on a y
 def main() -> None:
     """Measure and print."""
     options = _options()
-    with _server(options) as url:
+    with _server(options) as (url, process):
         for num_clients in options.clients:
             asyncio.run(_load(url, options, num_clients=1, num_pictures=2))
             found = asyncio.run(
                 _load(url, options, num_clients=num_clients, num_pictures=options.pictures)
             )
-            print(json.dumps(found), flush=True)
+            print(json.dumps(found | {"memory_mb": _memory_mb(process)}), flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -51,14 +54,24 @@ def _options() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _server(options: argparse.Namespace) -> Iterator[str]:
+def _server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
+    """An address, and the number of the process if it is ours."""
     if options.url:
-        yield options.url
+        yield options.url, None
         return
     with tempfile.TemporaryDirectory() as folder:
         settings = {"DATA_FOLDER": folder, "BATCHING": str(not options.no_batching).lower()}
         environment = os.environ | {f"KLEINOD_{name}": value for name, value in settings.items()}
-        command = [sys.executable, "-m", "kleinod", "serve", "--port", "0", "--model", options.model]
+        command = [
+            sys.executable,
+            "-m",
+            "kleinod",
+            "serve",
+            "--port",
+            "0",
+            "--model",
+            options.model,
+        ]
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -67,10 +80,20 @@ def _server(options: argparse.Namespace) -> Iterator[str]:
             found = re.search(r" at (http://\S+)", process.stdout.readline())
             if found is None:
                 sys.exit("the server did not start; `kleinod serve` says why")
-            yield found[1]
+            yield found[1], process.pid
         finally:
             process.terminate()
             process.wait()
+
+
+def _memory_mb(process: int | None) -> float | None:
+    """What a process holds now (Linux); None where that is not told."""
+    try:
+        facts = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"VmRSS:\s+(\d+) kB", facts)
+    return round(int(found[1]) / 1000, 1) if found else None
 
 
 async def _load(

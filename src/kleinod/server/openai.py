@@ -33,7 +33,7 @@ from kleinod.server.problems import Problem
 from kleinod.server.service import ServedModel
 
 NAME = "openai"
-FORMATS: dict[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
+FORMATS: dict[str, Format] = {"*": "png", "png": "png", "jpeg": "jpeg", "webp": "webp"}
 MODERATION_TOLERANCE = {"auto": 2, "low": 5}
 # OpenAI's own limit of a mask is 4 MB; here a text part is a prompt at most
 MAX_TEXT_PART_BYTES = 256 * 1024
