@@ -6,8 +6,8 @@
 
     python benchmarks/http_load.py --clients 8 8 8 8 --pictures 500      # is memory flat?
 
-A client asks for one picture as a file, waits for it and asks again, so that as many requests are under way as there
-are clients. Prints one line of JSON for each number of clients.
+A client asks for one picture as a file, waits for it and asks again, so that as many requests are
+under way as there are clients. Prints one line of JSON for each number of clients.
 """
 
 import argparse

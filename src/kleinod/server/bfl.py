@@ -199,9 +199,7 @@ def task_result(job: Job, context: Context, base: str) -> TaskResult:
 
 def webhook_body(job: Job, context: Context) -> dict[str, Any]:
     """What a webhook is told: the same as one who asks."""
-    settings = context.settings
-    base = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
-    return task_result(job, context, base).model_dump()
+    return task_result(job, context, contexts.own_url(context.settings)).model_dump()
 
 
 def _outcome(job: Job, context: Context, base: str) -> TaskOutcome | None:

@@ -64,6 +64,13 @@ def base_url(request: Request, context: Context) -> str:
     return (context.settings.public_url or str(request.base_url)).rstrip("/")
 
 
+def own_url(settings: Settings) -> str:
+    """What this machine calls the server, or all do if that is configured."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    shown = f"[{host}]" if ":" in host else host
+    return (settings.public_url or f"http://{shown}:{settings.port}").rstrip("/")
+
+
 def check_prompt(prompt: str, context: Context) -> None:
     """Raise Problem for a prompt over the limit."""
     limit = context.settings.max_prompt_characters
