@@ -159,7 +159,6 @@ def test_bad_bodies_and_pictures_are_refused(server: Server) -> None:
         ),
         b"POST /v1/mini HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/mini HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Key: \x00\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
         b"GET /%ff%fe?id=%ff HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -58,8 +58,8 @@ def _foreign(url: str, own: str) -> list[str]:
 
 def paint(page: Page, prompt: str, seed: int = 7) -> np.ndarray:
     """Type, press the button, wait; the picture's pixels as the page would save them."""
-    page.get_by_label("Prompt").fill(prompt)
-    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_role("button", name="Paint").click()
     expect(page.get_by_role("status")).to_contain_text(
         f"seed {seed},", timeout=PATIENCE_MILLISECONDS
@@ -132,9 +132,9 @@ def test_dropped_references_are_seen_used_and_removed(page: Page) -> None:
 
 
 def test_preview_grows_and_cancel_stops_it(page: Page) -> None:
-    page.get_by_label("Size").select_option(label="own …")
-    page.get_by_label("Width").fill("512")
-    page.get_by_label("Height").fill("512")
+    page.get_by_label("Size", exact=True).select_option(label="own …")
+    page.get_by_label("Width", exact=True).fill("512")
+    page.get_by_label("Height", exact=True).fill("512")
     page.get_by_role("button", name="Paint").click()
     expect(page.locator("#picture.preview")).to_be_visible(timeout=PATIENCE_MILLISECONDS)
     expect(page.get_by_role("status")).to_contain_text("of 4")

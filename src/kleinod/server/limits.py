@@ -8,20 +8,12 @@ import asyncio
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kleinod.server.problems import Problem, answer
+from kleinod.server.problems import Problem, TooLarge, answer
 
 DRAIN_SECONDS = 10
 DRAIN_BYTES = 256 * 2**20
-
-
-class TooLarge(HTTPException):
-    """Passes through everything that reads a body, up to BodyLimit."""
-
-    def __init__(self) -> None:
-        super().__init__(413, "too large")
 
 
 @dataclass(frozen=True)
