@@ -29,6 +29,7 @@ ORDER = (
     "residency",
     "pipeline",
     "assembly",
+    "safety",
     "provenance",
     "generation",
     "training",
@@ -48,6 +49,7 @@ WITHOUT_TORCH = (
     "weights.gguf_header",
     "weights.usage",
     "hub",
+    "safety",
     "cli",
 )
 # The oracles are for tests; nothing is ever unpickled.
