@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 # Cyrillic, Greek, Armenian and Latin letters that look like a Latin one, after casefold
 _LOOK_ALIKES = {
@@ -44,13 +45,18 @@ def plain(text: str) -> str:
 
 
 class Speller:
-    """Reads disguised words: `known` are words of the language, `watched` those to find."""
+    """Reads disguised words: `known` are words of the language, `watched` those to find.
 
-    def __init__(self, known: Iterable[str], watched: Iterable[str]) -> None:
-        self._known = frozenset(known)
+    `slipped` are those that a slip is looked for, too.
+    """
+
+    def __init__(
+        self, known: Iterable[str], watched: Iterable[str], *, slipped: Iterable[str]
+    ) -> None:
         self._watched = frozenset(watched)
+        self._known = frozenset(known) - self._watched
         self._by_first: dict[str, list[str]] = {}
-        for word in sorted(self._watched):
+        for word in sorted(slipped):
             if len(word) >= _MIN_SLIP:
                 self._by_first.setdefault(word[0], []).append(word)
         # a server sees many prompts
@@ -60,17 +66,27 @@ class Speller:
         """Words with single spaces: as they stand, and as they may be meant."""
         text = _POSSESSIVE.sub("", plain(text))
         words = [" ".join(_words(token)) for token in _TOKEN.findall(text)]
-        joined = _SPACED.sub(lambda found: re.sub(r"[\W_]", "", found[0]), text)
+        joined = _SPACED.sub(lambda found: self._joined(found[0]), text)
         meant = [self._meant(token) for token in _TOKEN.findall(joined)]
         meant = list(self._rejoined([word for one in meant for word in one.split()]))
         return tuple(dict.fromkeys((" ".join(words), " ".join(meant))))
+
+    def _joined(self, spaced: str) -> str:
+        """Letters that stand apart as one word; a lone `a` before or after it stays one."""
+        letters = re.sub(r"[\W_]", "", spaced)
+        bare = letters.translate(_LEET)
+        for start, end in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            inner = bare[start : len(bare) - end]
+            if inner in self._watched:
+                return f"{letters[:start]} {inner} {letters[len(letters) - end :] if end else ''}"
+        return letters
 
     def _meant(self, token: str) -> str:
         """The word behind a token, or its words."""
         if token in self._known or token in self._watched or token.isdigit():
             return token
         for guess in _guesses(token):
-            if guess in self._watched:
+            if guess in self._watched or guess in self._known:
                 return guess
         letters = "".join(_words(token))
         return self._masked(token) or self._slip_of(letters) or " ".join(_words(token))
@@ -93,9 +109,10 @@ class Speller:
                 continue  # cheap, and true of nearly all
             if _distance(word, token) <= allowed:
                 return word
-        for cut in range(4, len(token) - 3):
+        for cut in range(_MIN_SLIP - 1, len(token) - 3):
             first, second = token[:cut], token[cut:]
-            if {first, second} & self._watched and {first, second} <= self._known | self._watched:
+            has_long = any(len(half) >= _MIN_SLIP for half in {first, second} & self._watched)
+            if has_long and {first, second} <= self._known | self._watched:
                 return f"{first} {second}"
         return None
 
@@ -127,16 +144,32 @@ def _guesses(token: str) -> Iterator[str]:
         yield re.sub(r"(.)\1", r"\1", bare) if _STRETCHED.search(bare) else bare
 
 
+def _near() -> frozenset[frozenset[str]]:
+    """Letters that are taken for each other: a slip of the finger, or of the ear."""
+    rows = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    pairs = [pair for row in rows for pair in pairwise(row)]
+    pairs += [pair for a, b in ((0, 1), (1, 2)) for pair in zip(rows[a], rows[b], strict=False)]
+    pairs += [(a, b) for a in "aeiouy" for b in "aeiouy"] + [("i", "l"), ("s", "z"), ("c", "k")]
+    return frozenset(frozenset(pair) for pair in pairs)
+
+
+_NEAR = _near()
+
+
 def _distance(one: str, other: str) -> int:
-    """Insertions, deletions, changes and swaps of neighbours (optimal string alignment)."""
+    """Insertions, deletions, likely changes and swaps of neighbours (string alignment)."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, a in enumerate(one, start=1):
         row = [i]
         for j, b in enumerate(other, start=1):
-            best = min(last[j] + 1, row[-1] + 1, last[j - 1] + (a != b))
+            best = min(last[j] + 1, row[-1] + 1, last[j - 1] + _change(a, b))
             if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
                 best = min(best, before[j - 2] + 1)
             row.append(best)
         before, last = last, row
     return last[-1]
+
+
+def _change(a: str, b: str) -> int:
+    return 0 if a == b else 1 if frozenset((a, b)) in _NEAR else 2

@@ -20,18 +20,10 @@ from kleinod.safety.spelling import Speller, plain
 from kleinod.safety.verdicts import DENIED, PROMPT
 
 RULES_FILE = Path(__file__).parent / "rules.toml"
-# the groups whose words people disguise
-_WATCHED = (
-    "nudity",
-    "sex",
-    "explicit",
-    "suggestive",
-    "children",
-    "wounds",
-    "rape",
-    "slurs",
-    "hate",
-)
+# the groups whose words people disguise; in the first ones a slip is seen as well
+_SLIPPED = ("nudity", "sex", "suggestive", "children", "wounds", "rape", "hate")
+_WATCHED = (*_SLIPPED, "explicit", "slurs")
+_NAMES = ("figures", "characters")
 VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
 
 
@@ -74,13 +66,31 @@ class Rules:
             for name, group in values["groups"].items()
         }
         self.rules = [_rule(entry) for entry in values["rules"]]
+        # ordinary words, in no common vocabulary, that look like a slip
+        self.no_slips = frozenset(values["no_slips"].split())
 
     @cached_property
     def watched(self) -> frozenset[str]:
         """The single words that disguises are undone for."""
-        phrases = [phrase for name in _WATCHED for phrase in self.phrases[name]]
+        return self._single_words(_WATCHED)
+
+    @cached_property
+    def slipped(self) -> frozenset[str]:
+        """Words in which a slip is seen: also those of names."""
+        texts = (phrase.text for group in _NAMES for phrase in self.phrases[group])
+        names = frozenset(word for text in texts for word in re.findall(r"[a-z]{6,}", text))
+        return names | self._single_words(_SLIPPED)
+
+    def _single_words(self, groups: tuple[str, ...]) -> frozenset[str]:
+        phrases = [phrase for name in groups for phrase in self.phrases[name]]
         words = [word for phrase in phrases for word in _spelled(phrase.text)]
         return frozenset(word for word in words if len(word) >= 4)
+
+    @cached_property
+    def lexicon(self) -> frozenset[str]:
+        """Every longer word that stands in a phrase, but for the harmless ones."""
+        texts = (p.text for name, ps in self.phrases.items() if name != "harmless" for p in ps)
+        return frozenset(word for text in texts for word in re.findall(r"[a-z]{5,}", text))
 
     def scores(self, reading: str) -> dict[str, float]:
         """The best score of each category that has one."""
@@ -112,7 +122,8 @@ class Words:
 
     def __init__(self) -> None:
         self.rules = Rules(RULES_FILE.read_text(encoding="utf-8"))
-        self._speller = Speller(_vocabulary() - self.rules.watched, self.rules.watched)
+        known = _vocabulary() | self.rules.lexicon | self.rules.no_slips
+        self._speller = Speller(known, self.rules.watched, slipped=self.rules.slipped)
 
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
         """The best score of each category over the prompt's readings."""
@@ -133,7 +144,7 @@ class DenyList:
 
     def __init__(self, phrases: list[str]) -> None:
         words = {word for phrase in phrases for word in plain(phrase).split()}
-        self._speller = Speller(_vocabulary() - words, words)
+        self._speller = Speller(_vocabulary(), words, slipped=words)
         folded = [" ".join(re.findall(r"[^\W_]+", plain(phrase))) for phrase in phrases]
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, folded))})\b")
 
@@ -167,6 +178,7 @@ def _phrases(group: str) -> list[str]:
 
 def _literal(pattern: str) -> str:
     """The longest piece that every text of a phrase holds; may be empty."""
+    pattern = re.sub(r"\[[^]]*\]\??", "|", pattern)
     while "(" in pattern:
         pattern = re.sub(r"\([^()]*\)\??", "|", pattern)
     return max(re.split(r"\||\\w[*+]|.\?", pattern), key=len)
