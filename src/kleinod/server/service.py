@@ -20,7 +20,7 @@ from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
 from kleinod.server.keys import KeyRecord, Keys
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
-from kleinod.server.painting import Painter
+from kleinod.server.painting import Painter, Provenance
 from kleinod.server.retention import Retention
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
@@ -223,8 +223,9 @@ class Service:
         self.webhooks.body = self._webhook_body
 
     def _load(self) -> None:
+        provenance = Provenance.load(self.settings)
         for model in (self.settings.model, *self.settings.more_models):
-            painter = Painter.load(model, self.settings)
+            painter = Painter.load(model, self.settings, provenance)
             name = painter.pipeline.info.name
             if name in self._painters:
                 raise InputError(f"more_models: two are called {name}; name each once")

@@ -107,7 +107,12 @@ class Settings(BaseSettings):
         False, description="Pictures and webhooks may have private and loopback addresses"
     )
 
-    watermark: Literal["robust", "none"] = Field("robust", description="Mark in the pixels")
+    safety: Literal["on", "off"] | None = Field(
+        None, description="Filters of prompts, references and results; what safety.toml says"
+    )
+    watermark: Literal["robust", "reference", "none"] = Field(
+        "robust", description="Mark in the pixels: ours, or the reference code's"
+    )
     c2pa: Literal["on", "off"] = Field("on", description="Signed manifest in each picture")
     private: bool = Field(False, description="Leave prompts out of pictures")
     full_hashes: bool = Field(False, description="Hash all of the weights for receipts")

@@ -11,21 +11,20 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
-from kleinod.errors import InputError, KleinodError
-from kleinod.generation import FinishedImage
+from kleinod.errors import InputError, KleinodError, ModeratedError
 from kleinod.pipeline import GeneratedImage
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
 from kleinod.server.jobs import JobEnded, JobProgress, JobStatus, StoredImage
 from kleinod.server.metrics import Metrics
-from kleinod.server.painting import Painter, Prepared
+from kleinod.server.painting import Made, Painter, Prepared
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
 from kleinod.server.threads import Arguments, Result, Threads
@@ -198,7 +197,9 @@ class Worker:
 
     async def _outcome(self, active: _Active) -> Outcome:
         try:
-            results = await self._result(active)
+            return await self._result(active)
+        except ModeratedError as error:
+            return _moderated([error], JobStatus.REQUEST_MODERATED)
         except _PaintingCancelled:
             return Outcome(JobStatus.CANCELLED)
         except (KleinodError, OSError) as error:
@@ -209,9 +210,8 @@ class Worker:
         except Exception:  # the edge: whatever it is, the job ends and the server goes on
             _log.exception("job %s failed", active.claim.job.id)
             return Outcome(JobStatus.FAILED, error="internal error; the server's log says more")
-        return Outcome(JobStatus.READY, results=results)
 
-    async def _result(self, active: _Active) -> tuple[StoredImage, ...]:
+    async def _result(self, active: _Active) -> Outcome:
         claim = active.claim
         painter = self._parts.painters[claim.job.model]
         prepared = await self._pixels(self._prepared, painter, claim)
@@ -220,12 +220,15 @@ class Worker:
             active.ticket.cancel()
         painted = await active.painted
         start = time.perf_counter()
-        files = await self._pixels(painter.finished, prepared, painted)
-        results = await self._pixels(self._stored, claim, files)
+        made = await self._pixels(painter.finished, prepared, painted)
+        if not made.files:
+            return _moderated(made.stopped, JobStatus.CONTENT_MODERATED)
+        results = await self._pixels(self._stored, claim, made)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
-        return results
+        categories = _categories(made.stopped)
+        return Outcome(JobStatus.READY, moderation=categories, results=results)
 
     def _prepared(self, painter: Painter, claim: Claim) -> Prepared:
         names = [f"references/{claim.job.id}/{index}" for index in range(claim.num_references)]
@@ -233,16 +236,11 @@ class Worker:
         found = [data for data in references if data is not None]
         if len(found) < len(names):
             raise OSError(f"{len(names) - len(found)} reference pictures are not in the storage")
-        return painter.prepare(
-            claim.job.request,
-            found,
-            format=claim.job.output_format,
-            quality=claim.output_quality,
-        )
+        return painter.prepare(claim, found)
 
-    def _stored(self, claim: Claim, files: list[FinishedImage]) -> tuple[StoredImage, ...]:
+    def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
         results, format_name = [], claim.job.output_format
-        for index, file in enumerate(files):
+        for index, file in made.files.items():
             path = f"results/{claim.job.id}/{index}.{format_name}"
             self._parts.storage.write(path, file.data)
             seed = file.receipt["request"]["seed"]
@@ -348,6 +346,20 @@ def _surviving() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         _log.error("database: %s; trying again", " ".join(str(error).split()))
+
+
+def _moderated(stopped: Sequence[ModeratedError], status: JobStatus) -> Outcome:
+    """A job that a filter ended."""
+    return Outcome(
+        status,
+        error=str(stopped[0]),
+        is_users_fault=True,
+        moderation=_categories(stopped),
+    )
+
+
+def _categories(stopped: Sequence[ModeratedError]) -> tuple[str, ...]:
+    return tuple(sorted({verdict.category for error in stopped for verdict in error.verdicts}))
 
 
 def _jpeg(preview: Image.Image) -> bytes:
