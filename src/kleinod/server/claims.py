@@ -132,9 +132,14 @@ class Claims:
     def give_back(self, job_ids: list[str]) -> None:
         """Jobs that are not finished wait again, in their old place."""
         with self._database.writing() as session:
+            now = self._database.now(session)
             for row in session.scalars(self._own().where(JobRow.id.in_(job_ids))):
-                row.status, row.worker_id, row.progress = JobStatus.PENDING, None, 0.0
-                row.started_at = None
+                if row.is_cancelling:
+                    cancelled = Outcome(JobStatus.CANCELLED)
+                    _end(session, row, cancelled, now, keep_seconds=self._terms.result_seconds)
+                else:
+                    row.status, row.worker_id, row.progress = JobStatus.PENDING, None, 0.0
+                    row.started_at = None
 
     def leave(self) -> None:
         """Disappear; no job is this worker's any more."""
@@ -248,7 +253,7 @@ def _end(
     row.progress = 1.0 if outcome.status == JobStatus.READY else row.progress
     row.finished_at = now
     row.expires_at = now + timedelta(seconds=keep_seconds)
-    if row.webhook_url:
+    if row.webhook_url and outcome.status != JobStatus.CANCELLED:
         session.add(WebhookRow(job_id=row.id, attempts=0, due_at=now, last_error=None))
 
 

@@ -202,12 +202,12 @@ class Worker:
             return _moderated([error], JobStatus.REQUEST_MODERATED)
         except _PaintingCancelled:
             return Outcome(JobStatus.CANCELLED)
-        except (KleinodError, OSError) as error:
+        except KleinodError as error:
             is_users_fault = isinstance(error, InputError)
             if not is_users_fault:
                 _log.error("job %s failed: %s", active.claim.job.id, error)
             return Outcome(JobStatus.FAILED, error=str(error), is_users_fault=is_users_fault)
-        except Exception:  # the edge: whatever it is, the job ends and the server goes on
+        except Exception:  # the edge: a full disk or a bug; the job ends and the server goes on
             _log.exception("job %s failed", active.claim.job.id)
             return Outcome(JobStatus.FAILED, error="internal error; the server's log says more")
 
