@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from http_server import Server, serving
 from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
@@ -36,3 +37,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'kleinod.db'}"
     return request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, own_folders: None) -> Iterator[Server]:
+    """One `kleinod serve` with the built-in model and no keys, shared by all who speak HTTP."""
+    with serving(tmp_path_factory.mktemp("server"), log_format="json") as running:
+        yield running

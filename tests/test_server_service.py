@@ -107,7 +107,14 @@ def test_references_are_used_named_and_removed(served: Served) -> None:
     with Image.open(io.BytesIO(served.file(job))) as picture:
         receipt = container.receipt_in(picture)
     assert receipt is not None and len(receipt["request"]["reference_images"]) == 2
-    assert not (served.folder / "pictures" / "references" / job.id).exists()
+    served.runner.run(_gone(served.folder / "pictures" / "references" / job.id))
+
+
+async def _gone(path: Path) -> None:
+    """Wait until it is: it goes after the end was told."""
+    async with asyncio.timeout(30):
+        while path.exists():
+            await asyncio.sleep(0.02)
 
 
 def test_several_pictures_have_the_next_seeds(served: Served) -> None:
@@ -208,6 +215,12 @@ def test_old_results_are_removed_with_their_pictures(served: Served) -> None:
     assert served.runner.run(served.service.job(job.id, "")) is None
     threads.close()
     database.close()
+
+
+def test_filters_stop_a_prompt_and_say_why(served: Served) -> None:
+    job = served.paint(prompt="a nude woman, explicit porn", safety_tolerance=0)
+    assert job.status is JobStatus.REQUEST_MODERATED and job.moderation == ("sexual",)
+    assert job.results == () and "prompt was stopped" in str(job.error)
 
 
 def test_metrics_tell_of_jobs_engine_and_memory(served: Served) -> None:

@@ -61,6 +61,7 @@ def create_app(context: Context, hooks: Hooks) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.context = context

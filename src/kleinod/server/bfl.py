@@ -101,8 +101,10 @@ async def _submitted(
 ) -> Response:
     model = contexts.served(context, name, status=404)
     _check(inputs, context)
+    sides = _sides(inputs, model, context)
     pictures = await references.of_texts(inputs.references(), context.settings)
-    job = await context.service.accept(_new_job(inputs, model, pictures, key_id))
+    new = _new_job(inputs, model, sides, pictures=pictures, key_id=key_id)
+    job = await context.service.accept(new)
     base = contexts.base_url(request, context)
     has_hook = inputs.webhook_url is not None
     submitted = Submitted(
@@ -135,17 +137,21 @@ def _check(inputs: KleinInputs, context: Context) -> None:
 
 
 def _new_job(
-    inputs: KleinInputs, model: ServedModel, pictures: tuple[Picture, ...], key_id: str
+    inputs: KleinInputs,
+    model: ServedModel,
+    sides: tuple[int | None, int | None],
+    *,
+    pictures: tuple[Picture, ...],
+    key_id: str,
 ) -> NewJob:
-    width, height = _sides(inputs, model)
     return NewJob(
         key_id=key_id,
         api=NAME,
         model=model.name,
         request={
             "prompt": inputs.prompt,
-            "width": width,
-            "height": height,
+            "width": sides[0],
+            "height": sides[1],
             "num_inference_steps": inputs.steps,
             "guidance_scale": inputs.guidance,
             "seed": inputs.seed,
@@ -159,13 +165,16 @@ def _new_job(
     )
 
 
-def _sides(inputs: KleinInputs, model: ServedModel) -> tuple[int | None, int | None]:
-    """Width and height; None: automatic. Raises InputError."""
+def _sides(
+    inputs: KleinInputs, model: ServedModel, context: Context
+) -> tuple[int | None, int | None]:
+    """Width and height; None: automatic. Raises Problem and InputError."""
     width, height = inputs.width or None, inputs.height or None
     if width is None and height is None and inputs.aspect_ratio is not None:
         across, down = (int(part) for part in inputs.aspect_ratio.split(":"))
         width, height = sides_of_ratio(across / down, model.info.default_size)
     PaintRequest(inputs.prompt, width=width, height=height).validate()
+    contexts.check_size((width, height), model, context)
     return width, height
 
 
@@ -190,9 +199,7 @@ def task_result(job: Job, context: Context, base: str) -> TaskResult:
 
 def webhook_body(job: Job, context: Context) -> dict[str, Any]:
     """What a webhook is told: the same as one who asks."""
-    settings = context.settings
-    base = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
-    return task_result(job, context, base).model_dump()
+    return task_result(job, context, contexts.own_url(context.settings)).model_dump()
 
 
 def _outcome(job: Job, context: Context, base: str) -> TaskOutcome | None:

@@ -64,12 +64,28 @@ def base_url(request: Request, context: Context) -> str:
     return (context.settings.public_url or str(request.base_url)).rstrip("/")
 
 
+def own_url(settings: Settings) -> str:
+    """What this machine calls the server, or all do if that is configured."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    shown = f"[{host}]" if ":" in host else host
+    return (settings.public_url or f"http://{shown}:{settings.port}").rstrip("/")
+
+
 def check_prompt(prompt: str, context: Context) -> None:
     """Raise Problem for a prompt over the limit."""
     limit = context.settings.max_prompt_characters
     if len(prompt) > limit:
         message = f"prompt: {len(prompt)} characters are over the limit of {limit}; shorten it"
         raise Problem(422, message, param="prompt", code="string_too_long")
+
+
+def check_size(sides: tuple[int | None, int | None], model: ServedModel, context: Context) -> None:
+    """Raise Problem for a picture over this server's limit; None: automatic."""
+    limit, side = context.settings.max_pixels, model.info.default_size
+    width, height = sides[0] or side, sides[1] or side
+    if width * height > limit:
+        message = f"size: {width}x{height} is over the limit of {limit} pixels; ask for a smaller"
+        raise Problem(422, message, param="size", code="over_limit")
 
 
 def check_steps(steps: int | None, context: Context) -> None:

@@ -22,9 +22,14 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_URL_CHARACTERS = 2083
 # RFC 6052: the last four bytes are an IPv4 address
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-# IPv4 inside IPv6 on ways that nobody needs: local translation, 6to4, Teredo, ::a.b.c.d
-_TUNNELS = tuple(
-    ipaddress.ip_network(text) for text in ("64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
+# IPv4 inside IPv6 on ways that nobody needs (local translation, 6to4, Teredo, ::a.b.c.d), and what
+# Python's own lists leave out in some versions, a cloud's metadata at 192.0.0.192 among it
+_CLOSED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("64:ff9b:1::/48", "2002::/16", "2001::/23", "::/96", "2001:db8::/32", "3fff::/20"),
+        *("5f00::/16", "100::/64", "192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10"),
+    )
 )
 
 
@@ -51,8 +56,10 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped or ip in _TRANSLATED:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        if ip.scope_id or any(ip in network for network in _TUNNELS):
+        if ip.scope_id:
             return False
+    if any(ip in network for network in _CLOSED if network.version == ip.version):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 

@@ -33,7 +33,7 @@ from kleinod.server.problems import Problem
 from kleinod.server.service import ServedModel
 
 NAME = "openai"
-FORMATS: dict[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
+FORMATS: dict[str, Format] = {"*": "png", "png": "png", "jpeg": "jpeg", "webp": "webp"}
 MODERATION_TOLERANCE = {"auto": 2, "low": 5}
 # OpenAI's own limit of a mask is 4 MB; here a text part is a prompt at most
 MAX_TEXT_PART_BYTES = 256 * 1024
@@ -215,6 +215,7 @@ async def _accepted(
     if n > limit:
         raise Problem(422, f"n: {n} is over the limit of {limit}; ask for fewer", param="n")
     width, height = inputs.sides()
+    contexts.check_size((width, height), told.model, context)
     new = NewJob(
         key_id=key_id,
         api=NAME,

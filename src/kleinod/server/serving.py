@@ -13,7 +13,7 @@ from kleinod import __version__
 from kleinod.errors import InputError, KleinodError
 from kleinod.server import access, bfl, fetching, logs
 from kleinod.server.app import Hooks, create_app
-from kleinod.server.context import Context
+from kleinod.server.context import Context, own_url
 from kleinod.server.database import Database
 from kleinod.server.jobs import Job
 from kleinod.server.keys import Keys
@@ -95,20 +95,13 @@ class _Server(uvicorn.Server):
 
 def greeting(settings: Settings, models: list[str], *, has_keys: bool) -> list[str]:
     """Address, model, and a command that paints a picture."""
-    url = settings.public_url or f"http://{_shown(settings.host)}:{settings.port}"
-    url = url.rstrip("/")
+    url = own_url(settings)
     key = '-H "Authorization: Bearer $KEY" ' if has_keys else ""
     return [
         f"kleinod {__version__} serves {', '.join(models)} at {url} (the page: {url}/)",
         f"curl {url}/v1/images/generations {key}-H 'Content-Type: application/json' "
         "-H 'Accept: image/png' -d '{\"prompt\": \"a fox on a blue background\"}' -o fox.png",
     ]
-
-
-def _shown(host: str) -> str:
-    """A host that this machine can reach itself by."""
-    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{own}]" if ":" in own else own
 
 
 def _check_keys(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kleinod import catalog
 from kleinod.errors import InputError
+from kleinod.request import MAX_PIXELS
 
 PREFIX = "KLEINOD_"
 FILE_NAME = "kleinod.toml"
@@ -25,7 +26,7 @@ FILE_VARIABLE = "KLEINOD_CONFIG"
 # read by other parts of kleinod, with the same prefix
 OTHER_VARIABLES = frozenset(
     {
-        *("HOME", "CACHE", "MODELS", "CONFIG"),
+        *("HOME", "CACHE", "MODELS", "CONFIG", "AUDIT_LOG", "AUDIT_PROMPTS"),
         *("C2PA_CERTIFICATES", "C2PA_KEY", "C2PA_SIGN_COMMAND", "C2PA_TRUST"),
     }
 )
@@ -100,6 +101,9 @@ class Settings(BaseSettings):
     )
     max_prompt_characters: int = Field(32768, ge=1, description="Longest prompt")
     max_images: int = Field(10, ge=1, le=256, description="Pictures of one request")
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=64 * 64, le=MAX_PIXELS, description="Pixels of a picture that is asked for"
+    )
     max_steps: int = Field(100, ge=1, le=1000, description="Denoising steps of one request")
     fetch_timeout_seconds: float = Field(10, gt=0, description="For fetching a picture by URL")
     fetch_max_redirects: int = Field(3, ge=0, description="Redirects while fetching a picture")
