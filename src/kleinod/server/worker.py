@@ -8,21 +8,26 @@ was: one result, however often it was begun. Lives on the event loop; all that b
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
 from kleinod.errors import InputError, KleinodError, ModeratedError
+from kleinod.generation import FinishedImage
 from kleinod.pipeline import GeneratedImage
+from kleinod.provenance.audit import AuditLog
+from kleinod.server import auditing
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
-from kleinod.server.jobs import JobEnded, JobProgress, JobStatus, StoredImage
+from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
 from kleinod.server.metrics import Metrics
 from kleinod.server.painting import Made, Painter, Prepared
 from kleinod.server.settings import Settings
@@ -49,6 +54,7 @@ class Parts:
     painters: Mapping[str, Painter]
     database_threads: Threads
     pixel_threads: Threads
+    audit_log: AuditLog | None
 
 
 @dataclass(eq=False)
@@ -63,6 +69,8 @@ class _Active:
     is_cancelled: bool = False
     is_previewing: bool = False
     timings: dict[str, float] = field(default_factory=dict)
+    # for the audit log: each picture's seed, hash and mark
+    pictures: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _PaintingFailed(KleinodError):
@@ -190,10 +198,18 @@ class Worker:
             return
         self._parts.metrics.count_job(job)
         self._parts.hub.publish(job_id, JobEnded(job))
+        await self._audited(job, active.pictures)
         if outcome.results and not job.results:
             await self._pixels(storage.remove, f"results/{job_id}")
         if active.claim.num_references:
             await self._pixels(storage.remove, f"references/{job_id}")
+
+    async def _audited(self, job: Job, pictures: list[dict[str, Any]]) -> None:
+        """Tell the audit log; one that cannot be written stops no job, but is no secret."""
+        try:
+            await self._pixels(auditing.job_ended, self._parts.audit_log, job, pictures)
+        except InputError as error:
+            _log.error("job %s is not in the audit log: %s", job.id, error)
 
     async def _outcome(self, active: _Active) -> Outcome:
         try:
@@ -223,7 +239,7 @@ class Worker:
         made = await self._pixels(painter.finished, prepared, painted)
         if not made.files:
             return _moderated(made.stopped, JobStatus.CONTENT_MODERATED)
-        results = await self._pixels(self._stored, claim, made)
+        results = await self._pixels(self._stored, active, made)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
@@ -238,13 +254,15 @@ class Worker:
             raise OSError(f"{len(names) - len(found)} reference pictures are not in the storage")
         return painter.prepare(claim, found)
 
-    def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
+    def _stored(self, active: _Active, made: Made) -> tuple[StoredImage, ...]:
+        claim = active.claim
         results, format_name = [], claim.job.output_format
         for index, file in made.files.items():
             path = f"results/{claim.job.id}/{index}.{format_name}"
             self._parts.storage.write(path, file.data)
             seed = file.receipt["request"]["seed"]
             results.append(StoredImage(path, seed, *file.image.size, format_name))
+            active.pictures.append(_facts(file))
         return tuple(results)
 
     def _submitted(self, painter: Painter, prepared: Prepared, active: _Active) -> Ticket:
@@ -326,6 +344,7 @@ class Worker:
     async def _bury(self) -> None:
         for job in await self._database(self._parts.claims.bury):
             _log.error("job %s: %s", job.id, job.error or job.status)
+            await self._audited(job, [])
             self._parts.metrics.count_job(job)
             self._parts.hub.publish(job.id, JobEnded(job))
         self._wake.set()
@@ -360,6 +379,14 @@ def _moderated(stopped: Sequence[ModeratedError], status: JobStatus) -> Outcome:
 
 def _categories(stopped: Sequence[ModeratedError]) -> tuple[str, ...]:
     return tuple(sorted({verdict.category for error in stopped for verdict in error.verdicts}))
+
+
+def _facts(file: FinishedImage) -> dict[str, Any]:
+    return {
+        "seed": file.receipt["request"]["seed"],
+        "sha256": hashlib.sha256(file.data).hexdigest(),
+        "watermark": file.receipt["watermark"].get("payload"),
+    }
 
 
 def _jpeg(preview: Image.Image) -> bytes:
