@@ -8,11 +8,9 @@ was: one result, however often it was begun. Lives on the event loop; all that b
 
 import asyncio
 import contextlib
-import hashlib
-import io
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
 from kleinod.errors import InputError, KleinodError, ModeratedError
-from kleinod.generation import FinishedImage
 from kleinod.pipeline import GeneratedImage
 from kleinod.provenance.audit import AuditLog
-from kleinod.server import auditing
+from kleinod.server import auditing, outcomes
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
@@ -38,7 +35,6 @@ from kleinod.server.threads import Arguments, Result, Threads
 _POLL_SECONDS = 1.0
 _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
-_PREVIEW_QUALITY = 80
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +211,7 @@ class Worker:
         try:
             return await self._result(active)
         except ModeratedError as error:
-            return _moderated([error], JobStatus.REQUEST_MODERATED)
+            return outcomes.moderated([error], JobStatus.REQUEST_MODERATED)
         except _PaintingCancelled:
             return Outcome(JobStatus.CANCELLED)
         except KleinodError as error:
@@ -238,12 +234,12 @@ class Worker:
         start = time.perf_counter()
         made = await self._pixels(painter.finished, prepared, painted)
         if not made.files:
-            return _moderated(made.stopped, JobStatus.CONTENT_MODERATED)
+            return outcomes.moderated(made.stopped, JobStatus.CONTENT_MODERATED)
         results = await self._pixels(self._stored, active, made)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
-        categories = _categories(made.stopped)
+        categories = outcomes.categories(made.stopped)
         return Outcome(JobStatus.READY, moderation=categories, results=results)
 
     def _prepared(self, painter: Painter, claim: Claim) -> Prepared:
@@ -262,7 +258,7 @@ class Worker:
             self._parts.storage.write(path, file.data)
             seed = file.receipt["request"]["seed"]
             results.append(StoredImage(path, seed, *file.image.size, format_name))
-            active.pictures.append(_facts(file))
+            active.pictures.append(outcomes.picture_facts(file))
         return tuple(results)
 
     def _submitted(self, painter: Painter, prepared: Prepared, active: _Active) -> Ticket:
@@ -304,7 +300,7 @@ class Worker:
         task.add_done_callback(lambda _: setattr(active, "is_previewing", False))
 
     async def _tell_preview(self, active: _Active, event: Progress, preview: Image.Image) -> None:
-        data = await self._pixels(_jpeg, preview)
+        data = await self._pixels(outcomes.preview_jpeg, preview)
         told = JobProgress(event.index, event.num_steps, data)
         self._parts.hub.publish(active.claim.job.id, told)
 
@@ -365,31 +361,3 @@ def _surviving() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         _log.error("database: %s; trying again", " ".join(str(error).split()))
-
-
-def _moderated(stopped: Sequence[ModeratedError], status: JobStatus) -> Outcome:
-    """A job that a filter ended."""
-    return Outcome(
-        status,
-        error=str(stopped[0]),
-        is_users_fault=True,
-        moderation=_categories(stopped),
-    )
-
-
-def _categories(stopped: Sequence[ModeratedError]) -> tuple[str, ...]:
-    return tuple(sorted({verdict.category for error in stopped for verdict in error.verdicts}))
-
-
-def _facts(file: FinishedImage) -> dict[str, Any]:
-    return {
-        "seed": file.receipt["request"]["seed"],
-        "sha256": hashlib.sha256(file.data).hexdigest(),
-        "watermark": file.receipt["watermark"].get("payload"),
-    }
-
-
-def _jpeg(preview: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    preview.convert("RGB").save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
-    return buffer.getvalue()
