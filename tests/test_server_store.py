@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic import command
 from serving import new_job
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.errors import InputError
 from kleinod.server import claims as claims_module
@@ -357,6 +358,15 @@ def test_shared_secret_is_made_once(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         secrets = set(pool.map(lambda store: store.secret("urls"), stores))
     assert len(secrets) == 1 and len(secrets.pop()) == 32
+
+
+def test_errors_of_the_database_hold_no_prompts(database: Database, store: JobStore) -> None:
+    with database.engine.connect() as connection, connection.begin():
+        connection.execute(text("DROP TABLE jobs"))
+    with pytest.raises(SQLAlchemyError) as failed:
+        store.add(new_job("a secret fox", webhook_secret="geheim"))
+    assert "jobs" in str(failed.value)
+    assert "secret fox" not in str(failed.value) and "geheim" not in str(failed.value)
 
 
 def test_wrong_database_url_is_one_line() -> None:
