@@ -159,12 +159,13 @@ def test_events_tell_progress_previews_and_the_end(served: Served) -> None:
 def test_running_job_is_cancelled(served: Served) -> None:
     async def cancelled() -> Job:
         job = await served.service.accept(new_job(request={"num_inference_steps": 1000}))
-        async for event in served.service.events(job.id):
-            if isinstance(event, JobEnded):
-                return event.job
-            assert not await served.service.cancel(job.id, "someone else")
-            assert await served.service.cancel(job.id, "")
-        raise AssertionError("no end")
+        events = served.service.events(job.id)
+        assert isinstance(await anext(events), JobProgress)
+        assert not await served.service.cancel(job.id, "someone else")
+        assert await served.service.cancel(job.id, "")
+        *_, end = [event async for event in events]
+        assert isinstance(end, JobEnded)
+        return end.job
 
     job = served.runner.run(cancelled())
     assert job.status is JobStatus.CANCELLED and job.results == ()
