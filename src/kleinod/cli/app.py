@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli import audit
 from kleinod.cli.convert import convert
+from kleinod.cli.evaluate_pictures import app as evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.keys import keys
@@ -68,6 +70,8 @@ app.command()(repeat)
 app.command()(serve)
 app.add_typer(keys, name="keys")
 app.command()(train)
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:
