@@ -1,21 +1,18 @@
 """What the operator's audit log is told of jobs and keys: on for a server unless switched off.
 
-A job's end is told once, by the server that ended it; nothing in here is a secret or a picture.
+A picture is in the log before it lies in the storage: none may be somewhere that is not in it. A
+job that is painted again after a crash is told again.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
+from kleinod.errors import InputError, ModeratedError
+from kleinod.generation import FinishedImage
 from kleinod.provenance import audit
 from kleinod.provenance.audit import AuditLog
 from kleinod.server.jobs import Job, JobStatus
 from kleinod.server.keys import KeyRecord
-
-_NAMES = {
-    JobStatus.READY: "generated",
-    JobStatus.REQUEST_MODERATED: "moderated",
-    JobStatus.CONTENT_MODERATED: "moderated",
-    JobStatus.CANCELLED: "cancelled",
-}
 
 
 def log() -> AuditLog | None:
@@ -26,15 +23,31 @@ def log() -> AuditLog | None:
     return configured
 
 
-def job_ended(log: AuditLog | None, job: Job, pictures: list[dict[str, Any]]) -> None:
-    """Tell a job's end. It blocks. Raises InputError where it cannot be written."""
+def painted(
+    log: AuditLog | None,
+    job: Job,
+    files: Sequence[FinishedImage],
+    stopped: Sequence[ModeratedError],
+) -> None:
+    """Tell each picture, and what a filter stopped. Raises InputError; it blocks, as all here."""
     if log is None:
         return
-    facts = {"job": job.id, "api": job.api, "model": job.model, "pictures": pictures}
-    if job.error:
-        facts["error"] = job.error
-    name, prompt = _NAMES.get(job.status, "failed"), job.request["prompt"]
-    log.append(audit.Event(name, job.key_id, job.moderation, prompt, facts))
+    events = [audit.generated(file.receipt, file.data, key=job.key_id) for file in files]
+    prompt = str(job.request["prompt"])
+    events += [audit.moderated(error, key=job.key_id, prompt=prompt) for error in stopped]
+    try:
+        for event in events:
+            log.append(replace(event, facts={"job": job.id, **event.facts}))
+    except InputError as error:
+        raise OSError(str(error)) from error
+
+
+def ended_without(log: AuditLog | None, job: Job) -> None:
+    """Tell that a job failed or was cancelled. Raises InputError."""
+    if log is None or job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+        return
+    facts = {"job": job.id, "model": job.model, "error": job.error}
+    log.append(audit.Event(str(job.status), job.key_id, prompt=job.request["prompt"], facts=facts))
 
 
 def key_changed(log: AuditLog | None, record: KeyRecord, name: str) -> None:

@@ -1,14 +1,11 @@
 """What is said of a job's end, and small pictures on the way there. Only computes."""
 
-import hashlib
 import io
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
 from kleinod.errors import ModeratedError
-from kleinod.generation import FinishedImage
 from kleinod.server.claims import Outcome
 from kleinod.server.jobs import JobStatus
 
@@ -25,15 +22,6 @@ def moderated(stopped: Sequence[ModeratedError], status: JobStatus) -> Outcome:
 def categories(stopped: Sequence[ModeratedError]) -> tuple[str, ...]:
     """Those of the verdicts that stopped something, each once."""
     return tuple(sorted({verdict.category for error in stopped for verdict in error.verdicts}))
-
-
-def picture_facts(file: FinishedImage) -> dict[str, Any]:
-    """What the audit log is told of a picture."""
-    return {
-        "seed": file.receipt["request"]["seed"],
-        "sha256": hashlib.sha256(file.data).hexdigest(),
-        "watermark": file.receipt["watermark"].get("payload"),
-    }
 
 
 def preview_jpeg(preview: Image.Image) -> bytes:

@@ -141,7 +141,7 @@ class Service:
         if job is None:
             return False
         if job.status == JobStatus.CANCELLED:
-            await self._pixel_threads.run(auditing.job_ended, self._audit_log, job, [])
+            await self._pixel_threads.run(auditing.ended_without, self._audit_log, job)
             self.metrics.count_job(job)
             self._hub.publish(job.id, JobEnded(job))
         elif self._worker is not None:

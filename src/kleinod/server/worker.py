@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
@@ -65,8 +64,6 @@ class _Active:
     is_cancelled: bool = False
     is_previewing: bool = False
     timings: dict[str, float] = field(default_factory=dict)
-    # for the audit log: each picture's seed, hash and mark
-    pictures: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _PaintingFailed(KleinodError):
@@ -194,24 +191,22 @@ class Worker:
             return
         self._parts.metrics.count_job(job)
         self._parts.hub.publish(job_id, JobEnded(job))
-        await self._audited(job, active.pictures)
+        await self._audited(job)
         if outcome.results and not job.results:
             await self._pixels(storage.remove, f"results/{job_id}")
         if active.claim.num_references:
             await self._pixels(storage.remove, f"references/{job_id}")
 
-    async def _audited(self, job: Job, pictures: list[dict[str, Any]]) -> None:
-        """Tell the audit log; one that cannot be written stops no job, but is no secret."""
+    async def _audited(self, job: Job) -> None:
+        """Tell the audit log of a job that gave nothing; it has failed already."""
         try:
-            await self._pixels(auditing.job_ended, self._parts.audit_log, job, pictures)
+            await self._pixels(auditing.ended_without, self._parts.audit_log, job)
         except InputError as error:
             _log.error("job %s is not in the audit log: %s", job.id, error)
 
     async def _outcome(self, active: _Active) -> Outcome:
         try:
             return await self._result(active)
-        except ModeratedError as error:
-            return outcomes.moderated([error], JobStatus.REQUEST_MODERATED)
         except _PaintingCancelled:
             return Outcome(JobStatus.CANCELLED)
         except KleinodError as error:
@@ -226,16 +221,20 @@ class Worker:
     async def _result(self, active: _Active) -> Outcome:
         claim = active.claim
         painter = self._parts.painters[claim.job.model]
-        prepared = await self._pixels(self._prepared, painter, claim)
+        try:
+            prepared = await self._pixels(self._prepared, painter, claim)
+        except ModeratedError as error:
+            await self._pixels(auditing.painted, self._parts.audit_log, claim.job, (), [error])
+            return outcomes.moderated([error], JobStatus.REQUEST_MODERATED)
         active.ticket = self._submitted(painter, prepared, active)
         if active.is_cancelled:
             active.ticket.cancel()
         painted = await active.painted
         start = time.perf_counter()
         made = await self._pixels(painter.finished, prepared, painted)
-        if not made.files:
+        results = await self._pixels(self._stored, claim, made)
+        if not results:
             return outcomes.moderated(made.stopped, JobStatus.CONTENT_MODERATED)
-        results = await self._pixels(self._stored, active, made)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
@@ -250,15 +249,14 @@ class Worker:
             raise OSError(f"{len(names) - len(found)} reference pictures are not in the storage")
         return painter.prepare(claim, found)
 
-    def _stored(self, active: _Active, made: Made) -> tuple[StoredImage, ...]:
-        claim = active.claim
+    def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
         results, format_name = [], claim.job.output_format
+        auditing.painted(self._parts.audit_log, claim.job, list(made.files.values()), made.stopped)
         for index, file in made.files.items():
             path = f"results/{claim.job.id}/{index}.{format_name}"
             self._parts.storage.write(path, file.data)
             seed = file.receipt["request"]["seed"]
             results.append(StoredImage(path, seed, *file.image.size, format_name))
-            active.pictures.append(outcomes.picture_facts(file))
         return tuple(results)
 
     def _submitted(self, painter: Painter, prepared: Prepared, active: _Active) -> Ticket:
@@ -340,7 +338,7 @@ class Worker:
     async def _bury(self) -> None:
         for job in await self._database(self._parts.claims.bury):
             _log.error("job %s: %s", job.id, job.error or job.status)
-            await self._audited(job, [])
+            await self._audited(job)
             self._parts.metrics.count_job(job)
             self._parts.hub.publish(job.id, JobEnded(job))
         self._wake.set()
