@@ -59,6 +59,13 @@ def _kill(database: Database, worker: Claims) -> None:
         )
 
 
+def _wait(database: Database, seconds: float) -> None:
+    """As if all jobs had gone back to the queue so much earlier."""
+    with database.writing() as session:
+        for row in session.scalars(select(JobRow)):
+            row.queued_at -= timedelta(seconds=seconds)
+
+
 @pytest.fixture
 def other(database: Database, store: JobStore) -> Callable[[], list[str]]:
     """Lets a new worker bury the dead and tells which jobs ended by that."""
@@ -251,15 +258,35 @@ def test_suspects_run_alone_and_after_the_others(
 def test_suspect_that_waited_long_is_due(
     database: Database, store: JobStore, other: Callable[[], list[str]]
 ) -> None:
-    store.add(new_job())
+    for _ in range(2):
+        store.add(new_job())
     worker = _worker(database)
-    worker.take(1)
+    worker.take(2)
     _kill(database, worker)
     other()
-    past = datetime.now(UTC) - timedelta(seconds=claims_module.SUSPECT_WAIT_SECONDS + 1)
-    with database.writing() as session:
-        session.execute(update(JobRow).values(queued_at=past))
+    assert not _worker(database).is_suspect_due()
+    _wait(database, claims_module.SUSPECT_WAIT_SECONDS + 1)
     assert _worker(database).is_suspect_due()
+
+
+def test_job_that_was_alone_at_a_death_pauses_and_comes_last(
+    database: Database, store: JobStore, other: Callable[[], list[str]]
+) -> None:
+    ids = []
+    for count in (1, 2):
+        ids += [store.add(new_job()).id for _ in range(count)]
+        worker = _worker(database)
+        worker.take(count)
+        _kill(database, worker)
+        other()
+    worker = _worker(database)
+    order = [claim.job.id for _ in range(3) for claim in worker.take_suspect()]
+    assert sorted(order) == sorted(ids[1:]), "the one that was alone is still in its pause"
+    _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
+    assert not worker.is_suspect_due()
+    _wait(database, claims_module.ALONE_WAIT_SECONDS)
+    assert worker.is_suspect_due()
+    assert [claim.job.id for claim in worker.take_suspect()] == ids[:1]
 
 
 def test_job_that_kills_the_process_twice_fails(
@@ -271,6 +298,7 @@ def test_job_that_kills_the_process_twice_fails(
         take(worker)
         _kill(database, worker)
         ended = other()
+        _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
     assert ended == [job.id]
     failed = store.job(job.id)
     assert failed is not None and failed.status is JobStatus.FAILED and failed.attempts == 2
@@ -291,6 +319,7 @@ def test_bystanders_of_deaths_do_not_fail(
         if claim.job.id == killer.id:
             _kill(database, worker)
             other()
+            _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
         else:
             worker.end(claim.job.id, READY)
     states = [store.job(job.id) for job in (killer, bystander)]
