@@ -30,6 +30,7 @@ ORDER = (
     "painting",
     "pipeline",
     "assembly",
+    "safety",
     "provenance",
     "generation",
     "engine",
@@ -51,6 +52,7 @@ WITHOUT_TORCH = (
     "weights.gguf_header",
     "weights.usage",
     "hub",
+    "safety",
     "cli",
 )
 # The oracles are for tests; nothing is ever unpickled.

@@ -1,5 +1,6 @@
 """A server killed at any moment loses no job that it accepted, and finishes each exactly once."""
 
+import http.client
 import io
 import json
 import os
@@ -130,7 +131,7 @@ def _asked(url: str, secret: str = "", body: dict[str, Any] | None = None) -> by
             assert error.code == 503, error.read()
         time.sleep(0.2)
         return b""
-    except (OSError, ValueError, EOFError):
+    except (OSError, http.client.HTTPException):  # killed before, or in the middle of, an answer
         return b""
     return answer
 

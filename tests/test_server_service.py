@@ -1,6 +1,7 @@
 """The service from a job to its signed file, with the built-in model, without HTTP."""
 
 import asyncio
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,7 +18,8 @@ from serving import SIDE, ended, new_job, running
 from sqlalchemy import update
 
 from kleinod.errors import InputError
-from kleinod.provenance import container, verification
+from kleinod.provenance import audit, container, verification
+from kleinod.provenance.audit import AuditLog
 from kleinod.server import signatures
 from kleinod.server.database import Database
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus
@@ -107,7 +110,14 @@ def test_references_are_used_named_and_removed(served: Served) -> None:
     with Image.open(io.BytesIO(served.file(job))) as picture:
         receipt = container.receipt_in(picture)
     assert receipt is not None and len(receipt["request"]["reference_images"]) == 2
-    assert not (served.folder / "pictures" / "references" / job.id).exists()
+    served.runner.run(_gone(served.folder / "pictures" / "references" / job.id))
+
+
+async def _gone(path: Path) -> None:
+    """Wait until it is: it goes after the end was told."""
+    async with asyncio.timeout(30):
+        while path.exists():
+            await asyncio.sleep(0.02)
 
 
 def test_several_pictures_have_the_next_seeds(served: Served) -> None:
@@ -152,12 +162,13 @@ def test_events_tell_progress_previews_and_the_end(served: Served) -> None:
 def test_running_job_is_cancelled(served: Served) -> None:
     async def cancelled() -> Job:
         job = await served.service.accept(new_job(request={"num_inference_steps": 1000}))
-        async for event in served.service.events(job.id):
-            if isinstance(event, JobEnded):
-                return event.job
-            assert not await served.service.cancel(job.id, "someone else")
-            assert await served.service.cancel(job.id, "")
-        raise AssertionError("no end")
+        events = served.service.events(job.id)
+        assert isinstance(await anext(events), JobProgress)
+        assert not await served.service.cancel(job.id, "someone else")
+        assert await served.service.cancel(job.id, "")
+        *_, end = [event async for event in events]
+        assert isinstance(end, JobEnded)
+        return end.job
 
     job = served.runner.run(cancelled())
     assert job.status is JobStatus.CANCELLED and job.results == ()
@@ -208,6 +219,40 @@ def test_old_results_are_removed_with_their_pictures(served: Served) -> None:
     assert served.runner.run(served.service.job(job.id, "")) is None
     threads.close()
     database.close()
+
+
+def test_filters_stop_a_prompt_and_say_why(served: Served) -> None:
+    job = served.paint(prompt="a nude woman, explicit porn", safety_tolerance=0)
+    assert job.status is JobStatus.REQUEST_MODERATED and job.moderation == ("sexual",)
+    assert job.results == () and "prompt was stopped" in str(job.error)
+
+
+def test_audit_log_tells_pictures_and_what_was_stopped(served: Served) -> None:
+    painted = served.paint(key_id="mine")
+    stopped = served.paint(prompt="explicit porn", safety_tolerance=0)
+    told = {line["facts"]["job"]: line for line in _audit_lines() if "job" in line["facts"]}
+    entry = told[painted.id]
+    assert (entry["event"], entry["key"]) == ("generated", "mine")
+    assert entry["facts"]["file_sha256"] == hashlib.sha256(served.file(painted)).hexdigest()
+    assert told[stopped.id]["event"] == "moderated" and "prompt" not in told[stopped.id]
+
+
+def test_no_picture_without_its_entry_in_the_audit_log(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(log: AuditLog, event: audit.Event) -> None:
+        raise InputError("KLEINOD_AUDIT_LOG: /secret/place cannot be written")
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    for prompt in ("a fox", "explicit porn"):
+        job = served.paint(prompt=prompt, safety_tolerance=0)
+        assert job.status is JobStatus.FAILED and "/secret/place" not in str(job.error)
+        assert not (served.folder / "pictures" / "results" / job.id).exists()
+
+
+def _audit_lines() -> list[dict[str, Any]]:
+    text = audit.default_path().read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_metrics_tell_of_jobs_engine_and_memory(served: Served) -> None:

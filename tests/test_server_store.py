@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic import command
 from serving import new_job
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.errors import InputError
 from kleinod.server import claims as claims_module
@@ -56,6 +57,13 @@ def _kill(database: Database, worker: Claims) -> None:
         session.execute(
             update(WorkerRow).where(WorkerRow.id == worker.worker_id).values(process="1 never")
         )
+
+
+def _wait(database: Database, seconds: float) -> None:
+    """As if all jobs had gone back to the queue so much earlier."""
+    with database.writing() as session:
+        for row in session.scalars(select(JobRow)):
+            row.queued_at -= timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -250,15 +258,35 @@ def test_suspects_run_alone_and_after_the_others(
 def test_suspect_that_waited_long_is_due(
     database: Database, store: JobStore, other: Callable[[], list[str]]
 ) -> None:
-    store.add(new_job())
+    for _ in range(2):
+        store.add(new_job())
     worker = _worker(database)
-    worker.take(1)
+    worker.take(2)
     _kill(database, worker)
     other()
-    past = datetime.now(UTC) - timedelta(seconds=claims_module.SUSPECT_WAIT_SECONDS + 1)
-    with database.writing() as session:
-        session.execute(update(JobRow).values(queued_at=past))
+    assert not _worker(database).is_suspect_due()
+    _wait(database, claims_module.SUSPECT_WAIT_SECONDS + 1)
     assert _worker(database).is_suspect_due()
+
+
+def test_job_that_was_alone_at_a_death_pauses_and_comes_last(
+    database: Database, store: JobStore, other: Callable[[], list[str]]
+) -> None:
+    ids = []
+    for count in (1, 2):
+        ids += [store.add(new_job()).id for _ in range(count)]
+        worker = _worker(database)
+        worker.take(count)
+        _kill(database, worker)
+        other()
+    worker = _worker(database)
+    order = [claim.job.id for _ in range(3) for claim in worker.take_suspect()]
+    assert sorted(order) == sorted(ids[1:]), "the one that was alone is still in its pause"
+    _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
+    assert not worker.is_suspect_due()
+    _wait(database, claims_module.ALONE_WAIT_SECONDS)
+    assert worker.is_suspect_due()
+    assert [claim.job.id for claim in worker.take_suspect()] == ids[:1]
 
 
 def test_job_that_kills_the_process_twice_fails(
@@ -270,6 +298,7 @@ def test_job_that_kills_the_process_twice_fails(
         take(worker)
         _kill(database, worker)
         ended = other()
+        _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
     assert ended == [job.id]
     failed = store.job(job.id)
     assert failed is not None and failed.status is JobStatus.FAILED and failed.attempts == 2
@@ -290,6 +319,7 @@ def test_bystanders_of_deaths_do_not_fail(
         if claim.job.id == killer.id:
             _kill(database, worker)
             other()
+            _wait(database, claims_module.ALONE_PAUSE_SECONDS + 1)
         else:
             worker.end(claim.job.id, READY)
     states = [store.job(job.id) for job in (killer, bystander)]
@@ -357,6 +387,15 @@ def test_shared_secret_is_made_once(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         secrets = set(pool.map(lambda store: store.secret("urls"), stores))
     assert len(secrets) == 1 and len(secrets.pop()) == 32
+
+
+def test_errors_of_the_database_hold_no_prompts(database: Database, store: JobStore) -> None:
+    with database.engine.connect() as connection, connection.begin():
+        connection.execute(text("DROP TABLE jobs"))
+    with pytest.raises(SQLAlchemyError) as failed:
+        store.add(new_job("a secret fox", webhook_secret="geheim"))
+    assert "jobs" in str(failed.value)
+    assert "secret fox" not in str(failed.value) and "geheim" not in str(failed.value)
 
 
 def test_wrong_database_url_is_one_line() -> None:

@@ -43,6 +43,7 @@ def create(
     """Make a key and print it; it is shown only now."""
     with _opened(config) as opened:
         made = opened.create(name, max_concurrent=concurrent, requests_per_minute=per_minute)
+        _audit(made.record, "key_created")
     if json:
         print(jsonlib.dumps(_facts(made.record) | {"key": made.secret}))
     else:
@@ -73,6 +74,7 @@ def revoke(
     """End a key's validity at once; its jobs in the queue are still finished."""
     with _opened(config) as opened:
         record = opened.revoke(key_id)
+        _audit(record, "key_revoked")
     print(f"{record.id} ({record.name}) is revoked")
 
 
@@ -91,6 +93,12 @@ def _opened(config: Path | None) -> "Iterator[Keys]":
         yield keys.Keys(opened)
     finally:
         opened.close()
+
+
+def _audit(record: "KeyRecord", name: str) -> None:
+    from kleinod.server import auditing
+
+    auditing.key_changed(auditing.log(), record, name)
 
 
 def _facts(record: "KeyRecord") -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Bench:
         jobs = list(dict.fromkeys(picture.job for picture in pictures))
         new = [job for job in jobs if job.texts is None and not job.is_cancelled]
         self._staged("text", new, stages.encode_texts)
-        for job in new:
+        for job in [job for job in new if not job.is_over]:
             # one after the other: references of several jobs have several sizes
             self._staged("encode", [job], stages.encode_references)
         wanted = [p for p in pictures if not (p.job.is_over or p.job.is_cancelled)]

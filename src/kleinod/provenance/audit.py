@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from kleinod.catalog import config_folder
 from kleinod.errors import InputError
@@ -183,6 +183,37 @@ def append(event: Event, log: AuditLog | None = None) -> None:
     log = log or configured()
     if log is not None:
         log.append(event)
+
+
+def generated(receipt: Mapping[str, Any], data: bytes, *, key: str = "") -> Event:
+    """The entry of a finished picture file: what finds it again, by its bytes or its watermark."""
+    request = receipt["request"]
+    facts = {
+        "model": receipt["model"]["name"],
+        "seed": request["seed"],
+        "width": request["width"],
+        "height": request["height"],
+        "num_references": len(request["reference_images"]),
+        "watermark": receipt["watermark"].get("payload"),
+        "painted_sha256": receipt["picture"]["painted_sha256"],
+        "file_sha256": line_hash(data),
+    }
+    return Event("generated", key=key, prompt=request.get("prompt"), facts=facts)
+
+
+class Stopped(Protocol):
+    """What a filter raises: the moment, and the verdicts that stopped it."""
+
+    moment: str
+    verdicts: tuple[Any, ...]
+
+
+def moderated(error: Stopped, *, key: str = "", prompt: str | None = None) -> Event:
+    """The entry of something that a filter stopped."""
+    categories = dict.fromkeys(str(verdict.category) for verdict in error.verdicts)
+    filters = [f"{verdict.filter} {verdict.version}" for verdict in error.verdicts]
+    facts = {"moment": error.moment, "filters": filters}
+    return Event("moderated", key=key, categories=tuple(categories), prompt=prompt, facts=facts)
 
 
 def line_hash(data: bytes) -> str:

@@ -2,15 +2,16 @@
 
 A worker's lease is renewed by its heartbeat. Jobs of a worker whose lease is over, or whose process
 on this machine has ended, wait again. A process that dies does not say which of its jobs was the
-reason: all that ran are suspects, and run again alone, after the others. The one that ran alone
-whenever the process died is failed. Every method blocks.
+reason: all that ran are suspects, and run again alone, after the others; one that ran alone when
+the process died waits a while before that. The one that was alone at the next death, too, is
+failed. Every method blocks.
 """
 
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from kleinod.server import processes
@@ -21,6 +22,9 @@ from kleinod.server.tables import JobRow, WebhookRow, WorkerRow
 
 # a suspect goes before the others once it has waited for so long
 SUSPECT_WAIT_SECONDS = 30.0
+# one that was alone at a death runs no sooner than this, so that what kills processes from without,
+# a few times in a row, does not meet it twice; and before the others after the second
+ALONE_PAUSE_SECONDS, ALONE_WAIT_SECONDS = 30.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,18 @@ class Claims:
 
     def take_suspect(self) -> list[Claim]:
         """The suspect that has seen the fewest deaths, to be run alone."""
-        return self._taken(_suspects(self._waiting()))
+        with self._database.reading() as session:
+            now = self._database.now(session)
+        return self._taken(_suspects(self._waiting(), now))
 
     def is_suspect_due(self) -> bool:
         """Whether a suspect has waited long enough to go before the others."""
         with self._database.reading() as session:
-            since = self._database.now(session) - timedelta(seconds=SUSPECT_WAIT_SECONDS)
-            waiting = select(JobRow.id).where(
-                *self._waiting(), JobRow.deaths > 0, JobRow.queued_at < since
-            )
+            now = self._database.now(session)
+            long = JobRow.queued_at < now - timedelta(seconds=SUSPECT_WAIT_SECONDS)
+            longer = JobRow.queued_at < now - timedelta(seconds=ALONE_WAIT_SECONDS)
+            is_due = or_(and_(JobRow.deaths_alone == 0, long), longer)
+            waiting = select(JobRow.id).where(*self._waiting(), JobRow.deaths > 0, is_due)
             return session.scalars(waiting.limit(1)).first() is not None
 
     def beat(self, progress: dict[str, float]) -> Beat:
@@ -132,9 +139,14 @@ class Claims:
     def give_back(self, job_ids: list[str]) -> None:
         """Jobs that are not finished wait again, in their old place."""
         with self._database.writing() as session:
+            now = self._database.now(session)
             for row in session.scalars(self._own().where(JobRow.id.in_(job_ids))):
-                row.status, row.worker_id, row.progress = JobStatus.PENDING, None, 0.0
-                row.started_at = None
+                if row.is_cancelling:
+                    cancelled = Outcome(JobStatus.CANCELLED)
+                    _end(session, row, cancelled, now, keep_seconds=self._terms.result_seconds)
+                else:
+                    row.status, row.worker_id, row.progress = JobStatus.PENDING, None, 0.0
+                    row.started_at = None
 
     def leave(self) -> None:
         """Disappear; no job is this worker's any more."""
@@ -224,9 +236,12 @@ def _fair(waiting: tuple[ColumnElement[bool], ...], limit: int) -> Select[str]:
     return select(places.c.id).order_by(places.c.place, places.c.queued_at).limit(limit)
 
 
-def _suspects(waiting: tuple[ColumnElement[bool], ...]) -> Select[str]:
-    suspects = select(JobRow.id).where(JobRow.deaths > 0, *waiting)
-    return suspects.order_by(JobRow.deaths, JobRow.queued_at).limit(1)
+def _suspects(waiting: tuple[ColumnElement[bool], ...], now: datetime) -> Select[str]:
+    """The first suspect that may run; those that were alone at a death come last."""
+    has_paused = JobRow.queued_at < now - timedelta(seconds=ALONE_PAUSE_SECONDS)
+    may_run = or_(JobRow.deaths_alone == 0, has_paused)
+    suspects = select(JobRow.id).where(JobRow.deaths > 0, may_run, *waiting)
+    return suspects.order_by(JobRow.deaths_alone, JobRow.deaths, JobRow.queued_at).limit(1)
 
 
 def _is_dead(worker: WorkerRow, now: datetime) -> bool:
@@ -248,7 +263,7 @@ def _end(
     row.progress = 1.0 if outcome.status == JobStatus.READY else row.progress
     row.finished_at = now
     row.expires_at = now + timedelta(seconds=keep_seconds)
-    if row.webhook_url:
+    if row.webhook_url and outcome.status != JobStatus.CANCELLED:
         session.add(WebhookRow(job_id=row.id, attempts=0, due_at=now, last_error=None))
 
 

@@ -111,7 +111,10 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             return _sqlite(url)
-        return sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        # hidden parameters: an error's text goes into the log, prompts do not
+        return sqlalchemy.create_engine(
+            url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=True
+        )
     except (NoSuchModuleError, ImportError) as error:
         raise InputError(f"database_url: {_shown(url)}: {error}; install its driver") from error
 
@@ -123,7 +126,9 @@ def _sqlite(url: URL) -> Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InputError(f"database_url: {url.database} ({error}); choose another") from error
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    engine = sqlalchemy.create_engine(
+        url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True
+    )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine

@@ -6,6 +6,7 @@ back; the id only says which hash to compare with.
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from kleinod.errors import InputError
 from kleinod.server.database import Database
 from kleinod.server.tables import KeyRow
 
-_MARK = "kl"
+_KEY = re.compile(r"kl-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"").hexdigest()
 MAX_NAME_CHARACTERS = 200
 
@@ -69,7 +70,7 @@ class Keys:
             )
             session.add(row)
             record = _record(row)
-        return NewKey(record, f"{_MARK}-{identity}-{secret}")
+        return NewKey(record, f"kl-{identity}-{secret}")
 
     def all(self) -> list[KeyRecord]:
         """Every key, the revoked ones too, oldest first."""
@@ -92,10 +93,10 @@ class Keys:
 
     def find(self, secret: str) -> KeyRecord | None:
         """The valid key with this text; the time taken tells nothing of the secret."""
-        parts = secret.split("-", 2)
-        identity, own = (parts[1], parts[2]) if len(parts) == 3 and parts[0] == _MARK else ("", "")
+        found = _KEY.fullmatch(secret)
+        identity, own = found.groups() if found else ("", "")
         with self._database.reading() as session:
-            row = session.get(KeyRow, identity[:16].replace("\0", ""))
+            row = session.get(KeyRow, identity)
         expected = row.secret_sha256 if row else _NOBODY
         is_right = hmac.compare_digest(_hash(own), expected)
         if row is None or not is_right or row.revoked_at is not None:
@@ -104,7 +105,7 @@ class Keys:
 
 
 def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _check(name: str, limits: dict[str, int | None]) -> None:

@@ -6,6 +6,7 @@ another key's job is no job.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -13,14 +14,14 @@ from typing import Any
 
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
-from kleinod.server import signatures
+from kleinod.server import auditing, signatures
 from kleinod.server.claims import Claims, Terms
 from kleinod.server.database import Database
 from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
 from kleinod.server.keys import KeyRecord, Keys
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
-from kleinod.server.painting import Painter
+from kleinod.server.painting import Painter, Provenance
 from kleinod.server.retention import Retention
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
@@ -83,6 +84,7 @@ class Service:
             painters=self._painters,
             database_threads=self._database_threads,
             pixel_threads=self._pixel_threads,
+            audit_log=self._audit_log,
         )
         self._worker = Worker(parts, settings)
         await self._worker.start()
@@ -139,6 +141,7 @@ class Service:
         if job is None:
             return False
         if job.status == JobStatus.CANCELLED:
+            await self._pixel_threads.run(auditing.ended_without, self._audit_log, job)
             self.metrics.count_job(job)
             self._hub.publish(job.id, JobEnded(job))
         elif self._worker is not None:
@@ -199,6 +202,7 @@ class Service:
 
     def _open(self) -> None:
         settings = self.settings
+        self._audit_log = auditing.log()
         self._database = Database(settings.database)
         self._database.migrate()
         self._storage = Storage(settings.storage)
@@ -223,8 +227,9 @@ class Service:
         self.webhooks.body = self._webhook_body
 
     def _load(self) -> None:
+        provenance = Provenance.load(self.settings)
         for model in (self.settings.model, *self.settings.more_models):
-            painter = Painter.load(model, self.settings)
+            painter = Painter.load(model, self.settings, provenance)
             name = painter.pipeline.info.name
             if name in self._painters:
                 raise InputError(f"more_models: two are called {name}; name each once")
@@ -260,5 +265,5 @@ class Service:
 
 
 def _clean(job_id: str) -> str:
-    """No id of ours is longer, and PostgreSQL refuses zero bytes."""
-    return job_id[:64].replace("\0", "")
+    """A job's id, or none: what is no id of ours is not asked for."""
+    return job_id if re.fullmatch(r"[0-9a-f]{32}", job_id) else ""

@@ -26,7 +26,7 @@ FILE_VARIABLE = "KLEINOD_CONFIG"
 # read by other parts of kleinod, with the same prefix
 OTHER_VARIABLES = frozenset(
     {
-        *("HOME", "CACHE", "MODELS", "CONFIG"),
+        *("HOME", "CACHE", "MODELS", "CONFIG", "AUDIT_LOG", "AUDIT_PROMPTS"),
         *("C2PA_CERTIFICATES", "C2PA_KEY", "C2PA_SIGN_COMMAND", "C2PA_TRUST"),
     }
 )
@@ -111,7 +111,12 @@ class Settings(BaseSettings):
         False, description="Pictures and webhooks may have private and loopback addresses"
     )
 
-    watermark: Literal["robust", "none"] = Field("robust", description="Mark in the pixels")
+    safety: Literal["on", "off"] | None = Field(
+        None, description="Filters of prompts, references and results; what safety.toml says"
+    )
+    watermark: Literal["robust", "reference", "none"] = Field(
+        "robust", description="Mark in the pixels: ours, or the reference code's"
+    )
     c2pa: Literal["on", "off"] = Field("on", description="Signed manifest in each picture")
     private: bool = Field(False, description="Leave prompts out of pictures")
     full_hashes: bool = Field(False, description="Hash all of the weights for receipts")

@@ -8,7 +8,6 @@ was: one result, however often it was begun. Lives on the event loop; all that b
 
 import asyncio
 import contextlib
-import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +17,15 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
-from kleinod.errors import InputError, KleinodError
-from kleinod.generation import FinishedImage
+from kleinod.errors import InputError, KleinodError, ModeratedError
 from kleinod.pipeline import GeneratedImage
+from kleinod.provenance.audit import AuditLog
+from kleinod.server import auditing, outcomes
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
-from kleinod.server.jobs import JobEnded, JobProgress, JobStatus, StoredImage
+from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
 from kleinod.server.metrics import Metrics
-from kleinod.server.painting import Painter, Prepared
+from kleinod.server.painting import Made, Painter, Prepared
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
 from kleinod.server.threads import Arguments, Result, Threads
@@ -34,7 +34,6 @@ from kleinod.server.threads import Arguments, Result, Threads
 _POLL_SECONDS = 1.0
 _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
-_PREVIEW_QUALITY = 80
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class Parts:
     painters: Mapping[str, Painter]
     database_threads: Threads
     pixel_threads: Threads
+    audit_log: AuditLog | None
 
 
 @dataclass(eq=False)
@@ -191,41 +191,55 @@ class Worker:
             return
         self._parts.metrics.count_job(job)
         self._parts.hub.publish(job_id, JobEnded(job))
+        await self._audited(job)
         if outcome.results and not job.results:
             await self._pixels(storage.remove, f"results/{job_id}")
         if active.claim.num_references:
             await self._pixels(storage.remove, f"references/{job_id}")
 
+    async def _audited(self, job: Job) -> None:
+        """Tell the audit log of a job that gave nothing; it has failed already."""
+        try:
+            await self._pixels(auditing.ended_without, self._parts.audit_log, job)
+        except InputError as error:
+            _log.error("job %s is not in the audit log: %s", job.id, error)
+
     async def _outcome(self, active: _Active) -> Outcome:
         try:
-            results = await self._result(active)
+            return await self._result(active)
         except _PaintingCancelled:
             return Outcome(JobStatus.CANCELLED)
-        except (KleinodError, OSError) as error:
+        except KleinodError as error:
             is_users_fault = isinstance(error, InputError)
             if not is_users_fault:
                 _log.error("job %s failed: %s", active.claim.job.id, error)
             return Outcome(JobStatus.FAILED, error=str(error), is_users_fault=is_users_fault)
-        except Exception:  # the edge: whatever it is, the job ends and the server goes on
+        except Exception:  # the edge: a full disk or a bug; the job ends and the server goes on
             _log.exception("job %s failed", active.claim.job.id)
             return Outcome(JobStatus.FAILED, error="internal error; the server's log says more")
-        return Outcome(JobStatus.READY, results=results)
 
-    async def _result(self, active: _Active) -> tuple[StoredImage, ...]:
+    async def _result(self, active: _Active) -> Outcome:
         claim = active.claim
         painter = self._parts.painters[claim.job.model]
-        prepared = await self._pixels(self._prepared, painter, claim)
+        try:
+            prepared = await self._pixels(self._prepared, painter, claim)
+        except ModeratedError as error:
+            await self._pixels(auditing.painted, self._parts.audit_log, claim.job, (), [error])
+            return outcomes.moderated([error], JobStatus.REQUEST_MODERATED)
         active.ticket = self._submitted(painter, prepared, active)
         if active.is_cancelled:
             active.ticket.cancel()
         painted = await active.painted
         start = time.perf_counter()
-        files = await self._pixels(painter.finished, prepared, painted)
-        results = await self._pixels(self._stored, claim, files)
+        made = await self._pixels(painter.finished, prepared, painted)
+        results = await self._pixels(self._stored, claim, made)
+        if not results:
+            return outcomes.moderated(made.stopped, JobStatus.CONTENT_MODERATED)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
-        return results
+        categories = outcomes.categories(made.stopped)
+        return Outcome(JobStatus.READY, moderation=categories, results=results)
 
     def _prepared(self, painter: Painter, claim: Claim) -> Prepared:
         names = [f"references/{claim.job.id}/{index}" for index in range(claim.num_references)]
@@ -233,16 +247,12 @@ class Worker:
         found = [data for data in references if data is not None]
         if len(found) < len(names):
             raise OSError(f"{len(names) - len(found)} reference pictures are not in the storage")
-        return painter.prepare(
-            claim.job.request,
-            found,
-            format=claim.job.output_format,
-            quality=claim.output_quality,
-        )
+        return painter.prepare(claim, found)
 
-    def _stored(self, claim: Claim, files: list[FinishedImage]) -> tuple[StoredImage, ...]:
+    def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
         results, format_name = [], claim.job.output_format
-        for index, file in enumerate(files):
+        auditing.painted(self._parts.audit_log, claim.job, list(made.files.values()), made.stopped)
+        for index, file in made.files.items():
             path = f"results/{claim.job.id}/{index}.{format_name}"
             self._parts.storage.write(path, file.data)
             seed = file.receipt["request"]["seed"]
@@ -288,7 +298,7 @@ class Worker:
         task.add_done_callback(lambda _: setattr(active, "is_previewing", False))
 
     async def _tell_preview(self, active: _Active, event: Progress, preview: Image.Image) -> None:
-        data = await self._pixels(_jpeg, preview)
+        data = await self._pixels(outcomes.preview_jpeg, preview)
         told = JobProgress(event.index, event.num_steps, data)
         self._parts.hub.publish(active.claim.job.id, told)
 
@@ -328,6 +338,7 @@ class Worker:
     async def _bury(self) -> None:
         for job in await self._database(self._parts.claims.bury):
             _log.error("job %s: %s", job.id, job.error or job.status)
+            await self._audited(job)
             self._parts.metrics.count_job(job)
             self._parts.hub.publish(job.id, JobEnded(job))
         self._wake.set()
@@ -348,9 +359,3 @@ def _surviving() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         _log.error("database: %s; trying again", " ".join(str(error).split()))
-
-
-def _jpeg(preview: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    preview.convert("RGB").save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
-    return buffer.getvalue()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from kleinod.training.heldout import edit_is_held_out, joining_is_held_out
+from kleinod.training.heldout import EDITS, edit_is_held_out, joining_is_held_out
 from kleinod.training.icons import STYLES
 from kleinod.training.layouts import BACKGROUNDS, CORNERS, PAIRS, TINTS
 from kleinod.training.scenes import Composer, Example, Scene, Thing
@@ -17,6 +17,14 @@ class Editor:
 
     def one(self) -> Example:
         """One reference and one change; every kind equally often, background more."""
+        while True:
+            kind = self.composer.choice(["background", *EDITS])
+            (before,), words, after = self.example(kind)
+            if not edit_is_held_out(kind, *subject_and_detail(kind, before, after)):
+                return (before,), words, after
+
+    def example(self, kind: str) -> Example:
+        """An example of one of EDITS, held out or not."""
         kinds = {
             "background": self._background,
             "style": self._style,
@@ -28,22 +36,19 @@ class Editor:
             "move": self._move,
             "recolour": self._recolour,
         }
-        while True:
-            kind = self.composer.choice(["background", *kinds])
-            (before,), words, after = kinds[kind]()
-            if not edit_is_held_out(kind, *subject_and_detail(kind, before, after)):
-                return (before,), words, after
+        return kinds[kind]()
 
     def two(self) -> Example:
         """Two references and how they are joined."""
         while True:
             kind = self.composer.choice(("beside", "beside", "background", "style"))
-            (first, second), words, after = self._joined(kind)
+            (first, second), words, after = self.joined(kind)
             numbers = first.things[0].concept, second.things[0].concept
             if not joining_is_held_out(kind, *numbers):
                 return (first, second), words, after
 
-    def _joined(self, kind: str) -> Example:
+    def joined(self, kind: str) -> Example:
+        """An example of one of JOININGS, held out or not."""
         first, second = self._plain(), self._plain()
         if kind == "style":
             words = "the first in the style of the second"
