@@ -98,6 +98,11 @@ def event_line(kind: str, data: dict[str, Any]) -> bytes:
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
 
 
+# as OpenAPI 3.2 describes an event
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 PING = b": still here\n\n"
 
 
