@@ -188,7 +188,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         command = [
             *(str(Path(sys.executable).with_name("schemathesis")), "run"),
             *(f"{small.url}/openapi.json", "--max-examples", "12", "--seed", "6", "--workers", "1"),
-            *("--request-timeout", "30", "--max-time", "40", "--generation-deterministic"),
+            *("--request-timeout", "30", "--max-time", "35", "--generation-deterministic"),
             *("--suppress-health-check", "all", "--no-color"),
             # sizes that are too large together, pictures that are too small: no schema says that;
             # Starlette's answer to a wrong method names the first path's methods only

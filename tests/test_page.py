@@ -144,6 +144,20 @@ def test_preview_grows_and_cancel_stops_it(page: Page) -> None:
     expect(page.get_by_role("button", name="Paint")).to_be_enabled()
 
 
+def test_cancelled_picture_leaves_the_last_one(page: Page) -> None:
+    paint(page, "a fox")
+    page.get_by_label("Seed", exact=True).fill("9")
+    page.get_by_label("Size", exact=True).select_option(label="own …")
+    page.get_by_label("Width", exact=True).fill("512")
+    page.get_by_label("Height", exact=True).fill("512")
+    page.get_by_role("button", name="Paint").click()
+    expect(page.locator("#picture.preview")).to_be_visible(timeout=PATIENCE_MILLISECONDS)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status")).to_have_text("Cancelled.", timeout=PATIENCE_MILLISECONDS)
+    expect(page.get_by_role("img", name="a fox").first).to_be_visible()
+    assert "128x128" in page.locator("#code").text_content()
+
+
 def test_server_s_refusal_is_shown(page: Page) -> None:
     drop(page, picture(size=(32, 32)))
     page.get_by_role("button", name="Paint").click()
