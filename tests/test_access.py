@@ -95,7 +95,7 @@ def test_without_a_key_each_api_refuses_in_its_own_words(guarded: Guarded) -> No
 def test_wrong_key_is_refused(guarded: Guarded, wrong: str) -> None:
     with guarded.server.client() as client:
         raw = wrong.encode()
-        for headers in ({b"x-key": raw}, {b"authorization": b"Bearer " + raw}):
+        for headers in ({b"x-key": raw}, {b"authorization": (b"Bearer " + raw).strip()}):
             answer = client.get("/v1/models", headers=headers)
             assert answer.status_code == 401, answer.text
             if wrong:

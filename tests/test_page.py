@@ -58,8 +58,8 @@ def _foreign(url: str, own: str) -> list[str]:
 
 def paint(page: Page, prompt: str, seed: int = 7) -> np.ndarray:
     """Type, press the button, wait; the picture's pixels as the page would save them."""
-    page.get_by_label("Prompt").fill(prompt)
-    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_role("button", name="Paint").click()
     expect(page.get_by_role("status")).to_contain_text(
         f"seed {seed},", timeout=PATIENCE_MILLISECONDS
@@ -132,9 +132,9 @@ def test_dropped_references_are_seen_used_and_removed(page: Page) -> None:
 
 
 def test_preview_grows_and_cancel_stops_it(page: Page) -> None:
-    page.get_by_label("Size").select_option(label="own …")
-    page.get_by_label("Width").fill("512")
-    page.get_by_label("Height").fill("512")
+    page.get_by_label("Size", exact=True).select_option(label="own …")
+    page.get_by_label("Width", exact=True).fill("512")
+    page.get_by_label("Height", exact=True).fill("512")
     page.get_by_role("button", name="Paint").click()
     expect(page.locator("#picture.preview")).to_be_visible(timeout=PATIENCE_MILLISECONDS)
     expect(page.get_by_role("status")).to_contain_text("of 4")
@@ -142,6 +142,20 @@ def test_preview_grows_and_cancel_stops_it(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("Cancelled.", timeout=PATIENCE_MILLISECONDS)
     expect(page.get_by_text("Your picture appears here.")).to_be_visible()
     expect(page.get_by_role("button", name="Paint")).to_be_enabled()
+
+
+def test_cancelled_picture_leaves_the_last_one(page: Page) -> None:
+    paint(page, "a fox")
+    page.get_by_label("Seed", exact=True).fill("9")
+    page.get_by_label("Size", exact=True).select_option(label="own …")
+    page.get_by_label("Width", exact=True).fill("512")
+    page.get_by_label("Height", exact=True).fill("512")
+    page.get_by_role("button", name="Paint").click()
+    expect(page.locator("#picture.preview")).to_be_visible(timeout=PATIENCE_MILLISECONDS)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status")).to_have_text("Cancelled.", timeout=PATIENCE_MILLISECONDS)
+    expect(page.get_by_role("img", name="a fox").first).to_be_visible()
+    assert "128x128" in page.locator("#code").text_content()
 
 
 def test_server_s_refusal_is_shown(page: Page) -> None:

@@ -29,7 +29,8 @@ def _is_one_line(result: "subprocess.CompletedProcess[str]", pattern: str) -> No
     *before, last = result.stderr.splitlines()
     assert result.returncode == 2, result.stderr
     assert re.match(f"error: {pattern}", last), result.stderr
-    assert all(line.startswith("kleinod 0") for line in before), result.stderr
+    # what is loaded, and the log
+    assert all(re.match(r"kleinod 0|\d\d:\d\d:\d\d ", line) for line in before), result.stderr
     assert result.stdout == ""
 
 

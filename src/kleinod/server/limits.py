@@ -8,20 +8,12 @@ import asyncio
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kleinod.server.problems import Problem, answer
+from kleinod.server.problems import Problem, TooLarge, answer
 
 DRAIN_SECONDS = 10
 DRAIN_BYTES = 256 * 2**20
-
-
-class TooLarge(HTTPException):
-    """Passes through everything that reads a body, up to BodyLimit."""
-
-    def __init__(self) -> None:
-        super().__init__(413, "too large")
 
 
 @dataclass(frozen=True)
@@ -40,11 +32,12 @@ class BodyLimit:
         if length.isdigit() and int(length) > self.max_bytes:
             await self._refuse(scope, receive, send)
             return
-        num_bytes = 0
+        num_bytes, is_going_on = 0, True
 
         async def counted() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, is_going_on
             message = await receive()
+            is_going_on = message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > self.max_bytes:
                 raise TooLarge
@@ -53,13 +46,18 @@ class BodyLimit:
         try:
             await self.app(scope, counted, send)
         except TooLarge:
-            await self._refuse(scope, receive, send)
+            await self._refuse(scope, receive if is_going_on else _ended, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the body is over {self.max_bytes} bytes, the limit; send smaller pictures"
         problem = Problem(413, message, code="request_too_large", headers={"Connection": "close"})
         await _drain(receive)
         await answer(scope["path"], problem)(scope, receive, send)
+
+
+async def _ended() -> Message:
+    """What follows the last piece of a body."""
+    return {"type": "http.request"}
 
 
 async def _drain(receive: Receive) -> None:

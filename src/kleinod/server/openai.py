@@ -54,7 +54,7 @@ _IMAGE_ERRORS = ERRORS | {
         "model": Images,
         "description": "Pictures; with `stream` events; with `Accept: image/…` one picture's file.",
         "content": {
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": waiting.EVENT_SCHEMA},
             "image/*": {"schema": {"type": "string", "format": "binary"}},
         },
     },

@@ -6,7 +6,6 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from kleinod.server import bfl, waiting
@@ -26,8 +25,15 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`progress` with step, steps and preview (JPEG as base64 or null), then"
         " `end` with what get_result says.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": waiting.EVENT_SCHEMA}},
     }
+}
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus's text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
+    503: {"model": Refusal, "description": "Not ready yet."},
 }
 _PICTURE: dict[int | str, dict[str, Any]] = {
     200: {
@@ -62,7 +68,7 @@ class Health(BaseModel):
 
 @router.get(
     "/v1/jobs/{id}/events",
-    response_class=waiting.EventStream,
+    response_class=Response,
     responses=bfl.ERRORS | _NOT_FOUND | _EVENTS,
 )
 async def events(
@@ -163,8 +169,8 @@ async def readyz(context: ContextOf, response: Response) -> Health:
 
 @router.get(
     "/metrics",
-    response_class=PlainTextResponse,
-    responses=_NO_ACCESS | {503: {"model": Refusal, "description": "Not ready yet."}},
+    response_class=Response,
+    responses=_NO_ACCESS | _METRICS,
 )
 async def metrics(context: ContextOf) -> Response:
     """For Prometheus."""

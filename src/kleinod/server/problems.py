@@ -45,6 +45,13 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+class TooLarge(HTTPException):
+    """A body over the limit: passes through everything that reads a body, up to BodyLimit."""
+
+    def __init__(self) -> None:
+        super().__init__(413, "too large")
+
+
 def of_input(error: InputError, status: int = 422) -> Problem:
     """The problem of a message `field: value …; remedy`."""
     message = " ".join(str(error).split())
@@ -101,6 +108,7 @@ def install(app: FastAPI) -> None:
         Problem: _on_problem,
         InputError: _on_input,
         Refused: _on_refused,
+        TooLarge: _on_too_large,
         HTTPException: _on_http,
     }
     for kind, handler in handlers.items():
@@ -122,6 +130,10 @@ async def _on_refused(request: Request, error: Refused) -> JSONResponse:
 async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     problem = Problem(error.status_code, str(error.detail), headers=error.headers)
     return answer(request.url.path, problem)
+
+
+async def _on_too_large(request: Request, error: TooLarge) -> JSONResponse:
+    raise error
 
 
 async def _on_validation(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -69,9 +69,9 @@ async function paint() {
     running.id = task.id;
     const result = await followed(task.id);
     if (result.status === "Ready") await finish(wish, result.result);
-    else failed(ending(result));
+    else await failed(ending(result));
   } catch (error) {
-    failed(error.name === "AbortError" ? "" : error.message);
+    await failed(error.name === "AbortError" ? "" : error.message);
   } finally {
     running = null;
     busy(false);
@@ -133,7 +133,7 @@ async function cancel() {
     if (id) await ask(`v1/jobs/${id}`, { method: "DELETE" });
     else leave.abort();
   } catch (error) {
-    failed(error.message);
+    await failed(error.message);
   }
 }
 
@@ -151,9 +151,9 @@ function busy(is) {
 
 function say(text) { at("status").textContent = text; }
 
-function failed(message) {
+async function failed(message) {
   at("error").textContent = message;
-  if (shown) show(shown);
+  if (shown) await show(shown);
   else if (at("picture").classList.contains("preview")) at("picture").hidden = !(at("empty").hidden = false);
   say(message ? "" : "Cancelled.");
 }
