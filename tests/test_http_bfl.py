@@ -192,3 +192,10 @@ def test_task_can_be_cancelled_and_its_events_end(server: Server) -> None:
         assert (result["status"], result["details"]) == ("Error", {"error": "cancelled"})
         assert client.delete(f"/v1/jobs/{task['id']}").json() == {"cancelled": False}
         assert client.delete("/v1/jobs/nothing").status_code == 404
+
+
+def test_stopped_prompt_is_request_moderated(server: Server) -> None:
+    with server.client() as client:
+        result = painted(client, prompt="explicit porn", safety_tolerance=0)
+    assert (result["status"], result["result"]) == ("Request Moderated", None)
+    assert result["details"] == {"Moderation Reasons": ["sexual"]}

@@ -219,3 +219,16 @@ def _unfinished(client: httpx2.Client) -> float:
     lines = client.get("/metrics").text.splitlines()
     stored = [line for line in lines if line.startswith("kleinod_stored_jobs{")]
     return sum(float(line.split()[-1]) for line in stored if "running" in line or "pending" in line)
+
+
+def test_stopped_prompt_is_moderation_blocked(server: Server) -> None:
+    wish = SMALL | {"prompt": "explicit porn"}
+    with server.client() as client:
+        answer = client.post(PAINT, json=wish)
+        with client.stream("POST", PAINT, json=wish | {"stream": True}) as stream:
+            told = events(list(stream.iter_lines()))
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("image_generation_user_error", "moderation_blocked")
+    assert "sexual" in error["message"]
+    assert told == [("error", {"type": "error", "error": error})]
