@@ -22,9 +22,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Writes docs/cli.md from the commands' own help.
+# Writes docs/cli.md from the commands' own help, and the settings into docs/service.md.
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/write_cli.py
+	$(BIN)/python docs/write_settings.py
 
 clean:
 	rm -rf $(VENV)

@@ -30,10 +30,12 @@ ORDER = (
     "painting",
     "pipeline",
     "assembly",
+    "safety",
     "provenance",
     "generation",
     "engine",
     "painter",
+    "server",
     "training",
     "kleinod",  # `import kleinod`: the public names
     "cli",
@@ -51,6 +53,7 @@ WITHOUT_TORCH = (
     "weights.gguf_header",
     "weights.usage",
     "hub",
+    "safety",
     "cli",
 )
 # The oracles are for tests; nothing is ever unpickled.

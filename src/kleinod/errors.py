@@ -1,5 +1,8 @@
 """What can go wrong, by who can mend it. Knows nothing about torch."""
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class KleinodError(Exception):
     """Everything that kleinod raises on purpose."""
@@ -23,3 +26,19 @@ class WeightsError(InputError):
 
 class NumericalError(KleinodError):
     """The computation left the finite numbers (exit status 1)."""
+
+
+class FilterError(KleinodError):
+    """A safety filter that cannot load or that crashed: nothing is painted (exit status 1)."""
+
+
+class ModeratedError(KleinodError):
+    """A filter stopped a prompt, a reference or a result (exit status 3).
+
+    `moment` is "prompt", "reference" or "result"; `verdicts` are those that stopped it. The message
+    is one line with moment and category; it never repeats what was found.
+    """
+
+    def __init__(self, moment: str, verdicts: Sequence[Any]) -> None:
+        self.moment, self.verdicts = moment, tuple(verdicts)
+        super().__init__(f"the {moment} was stopped: {'; '.join(map(str, self.verdicts))}")

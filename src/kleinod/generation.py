@@ -1,6 +1,10 @@
-"""One request from words to signed files: pipeline, watermark, receipt, manifest.
+"""One request from words to signed files: filters, pipeline, watermark, receipt, manifest.
 
-    paint ── hash the pixels ── watermark ── receipt ── encode ── sign last
+    prompt and references judged ── paint ── judge ── hash ── watermark ── receipt ── encode ── sign
+
+This is the guarded way; `Pipeline.generate` below it knows nothing of filters. Whoever paints for
+others calls `Screening.check_request` before it loads or queues anything; `finished` judges each
+picture, so that none becomes a file unjudged.
 
 What may fail for a user's mistake (a certificate, a folder) is asked for before the painting: see
 `signing`. Knows nothing of names of files and of progress bars.
@@ -23,6 +27,7 @@ from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.manifest import Reference
 from kleinod.provenance.receipt import Choices, Receipt
 from kleinod.request import Components, Request
+from kleinod.safety import Screening
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,15 @@ def marked(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
     return finished, receipts.with_mark(receipt, payload, finished)
 
 
-def repeated(image: Image.Image, draft: Receipt, old: Receipt) -> tuple[Image.Image, Receipt]:
+def repeated(
+    image: Image.Image, draft: Receipt, old: Receipt, *, screening: Screening
+) -> tuple[Image.Image, Receipt]:
     """A picture painted again from `old`, with the mark of the first, and the receipt of that.
 
     The first one's number is laid in, even if this receipt's own would be another: so the pixels
-    differ by what was painted, not by the mark.
+    differ by what was painted, not by the mark. Raises ModeratedError, FilterError.
     """
-    own, receipt = marked(image, draft)
+    own, receipt = marked(image, draft | {"safety": screening.check_result(image)})
     payload = old["watermark"].get("payload")
     if receipt["watermark"]["method"] != receipts.ROBUST or not isinstance(payload, str):
         return own, receipt
@@ -103,10 +110,20 @@ def repeated(image: Image.Image, draft: Receipt, old: Receipt) -> tuple[Image.Im
 
 
 def finished(
-    image: Image.Image, draft: Receipt, *, format_name: str, signing: Signing | None
+    image: Image.Image,
+    draft: Receipt,
+    *,
+    format_name: str,
+    signing: Signing | None,
+    screening: Screening,
+    quality: int | None = None,
 ) -> FinishedImage:
-    """A painted picture made a file: marked, with its receipt, signed last."""
-    image, receipt = marked(image, draft)
+    """A painted picture made a file: judged first, marked, with its receipt, signed last.
+
+    quality: of a lossy format, from 0 to 100; None: the format's own. Raises ModeratedError,
+    FilterError.
+    """
+    image, receipt = marked(image, draft | {"safety": screening.check_result(image)})
     request = receipt["request"]
     notes = {
         "Software": f"kleinod {__version__}",
@@ -114,7 +131,7 @@ def finished(
         "seed": str(request["seed"]),
         "steps": str(request["num_inference_steps"]),
     }
-    data = container.encoded(image, format_name, receipt, notes)
+    data = container.encoded(image, format_name, receipt, notes, quality=quality)
     if signing is not None:
         data = manifest.signed(
             data,

@@ -1,6 +1,6 @@
 """The commands, and the edge where an error becomes one line and an exit status.
 
-0 done; 1 the computation failed; 2 the user's mistake; 130 stopped with Ctrl-C.
+0 done; 1 the computation failed; 2 the user's mistake; 3 a safety filter said no; 130 Ctrl-C.
 """
 
 import io
@@ -16,14 +16,16 @@ from kleinod.cli.convert import convert
 from kleinod.cli.evaluate_pictures import app as evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
+from kleinod.cli.keys import keys
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
+from kleinod.cli.serve import serve
 from kleinod.cli.train import train
 from kleinod.cli.verify import verify
-from kleinod.errors import InputError, KleinodError
+from kleinod.errors import InputError, KleinodError, ModeratedError
 
-INTERRUPTED = 130
+MODERATED, INTERRUPTED = 3, 130
 
 
 class _OneLineErrors(TyperGroup):
@@ -33,6 +35,8 @@ class _OneLineErrors(TyperGroup):
         """Run and exit with the status."""
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
+        except ModeratedError as error:
+            status = _failed(str(error), status=MODERATED, kind="moderated")
         except KleinodError as error:
             status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
         except typer.TyperException as error:
@@ -44,9 +48,9 @@ class _OneLineErrors(TyperGroup):
         sys.exit(status or 0)
 
 
-def _failed(message: str, *, status: int) -> int:
+def _failed(message: str, *, status: int, kind: str = "error") -> int:
     if message:  # empty where typer has shown the help instead
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print(f"{kind}:", " ".join(message.split()), file=sys.stderr)
     return status
 
 
@@ -63,6 +67,8 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.command()(serve)
+app.add_typer(keys, name="keys")
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(audit.app, name="audit")

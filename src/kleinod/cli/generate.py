@@ -12,6 +12,7 @@ from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
+from kleinod.errors import ModeratedError
 from kleinod.provenance import audit, container
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kleinod.generation import FinishedImage, Signing
     from kleinod.pipeline import Pipeline
     from kleinod.provenance.receipt import Receipt
+    from kleinod.safety import Screening
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class _Places:
     receipts: output.Destination | None
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What --json says of each file, and why other pictures were not written."""
+
+    files: list[dict[str, Any]]
+    stopped: list[ModeratedError]
+
+
 @taking(GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Paint PROMPT, or edit reference pictures with it."""
@@ -50,18 +60,29 @@ def generate(options: GenerateOptions) -> None:
     request = _request(options, references)
     request.validate()
     places = _places(options)
+    screening = screening_of(options.safety, options.safety_tolerance)
+    screening.check_request(request)
     signing = _signing(options, references)
     _check_log()
     with progress_bars(quiet=options.quiet or options.json) as report:
         painting = _painted(options, request, report)
     finishing = time.perf_counter()
-    files = _written(painting, places, signing)
+    written = _written(painting, places, signing=signing, screening=screening)
     end = time.perf_counter()
     timings = {**painting.timings, "finish_seconds": end - finishing, "total_seconds": end - start}
     if options.json:
-        print(json.dumps(_summary(painting.model, files, timings)))
+        print(json.dumps(_summary(painting.model, written, timings)))
     elif not options.quiet:
-        _print_report(files, timings)
+        _print_report(written.files, timings)
+    if written.stopped:
+        raise written.stopped[0]
+
+
+def screening_of(state: str | None, tolerance: int) -> "Screening":
+    """The filters as configured and as the flags say. Raises InputError."""
+    from kleinod.safety import Policy, Screening  # late: the other commands need none of it
+
+    return Screening.of(Policy.configured().switched(state), tolerance=tolerance)
 
 
 def _request(options: GenerateOptions, references: list[Reference]) -> Request:
@@ -154,23 +175,30 @@ def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
 
 
 def _written(
-    painting: _Painting, places: _Places, signing: "Signing | None"
-) -> list[dict[str, Any]]:
+    painting: _Painting, places: _Places, *, signing: "Signing | None", screening: "Screening"
+) -> _Written:
+    """Judge, finish and write each picture; one that is stopped leaves the others be."""
     from kleinod import generation
 
-    files, count = [], len(painting.pictures)
+    written, count = _Written([], []), len(painting.pictures)
     for index, (picture, draft) in enumerate(zip(painting.pictures, painting.drafts, strict=True)):
         path = places.pictures.path(draft["request"]["seed"], index=index, count=count)
         format_name = container.FORMATS[path.suffix.lower()]
-        made = generation.finished(picture, draft, format_name=format_name, signing=signing)
+        try:
+            made = generation.finished(
+                picture, draft, format_name=format_name, signing=signing, screening=screening
+            )
+        except ModeratedError as error:
+            written.stopped.append(error)
+            continue
         # the log first: no picture may lie somewhere that is not in it
         audit.append(audit.generated(made.receipt, made.data))
         digest = output.write(path, made.data)
         if places.receipts is not None:
             beside = places.receipts.path(made.receipt["request"]["seed"], index=index, count=count)
             output.write(beside, (json.dumps(made.receipt, indent=2) + "\n").encode())
-        files.append({"path": str(path), **_told(made), "sha256": digest})
-    return files
+        written.files.append({"path": str(path), **_told(made), "sha256": digest})
+    return written
 
 
 def _told(made: "FinishedImage") -> dict[str, Any]:
@@ -183,12 +211,11 @@ def _told(made: "FinishedImage") -> dict[str, Any]:
     }
 
 
-def _summary(
-    model: str, files: list[dict[str, Any]], timings: Mapping[str, float]
-) -> dict[str, Any]:
+def _summary(model: str, written: _Written, timings: Mapping[str, float]) -> dict[str, Any]:
     """What --json prints."""
     return {
-        "images": [file | {"path": str(Path(file["path"]).absolute())} for file in files],
+        "images": [file | {"path": str(Path(file["path"]).absolute())} for file in written.files],
+        "num_moderated": len(written.stopped),
         "model": model,
         "timings": timings,
         "peak_memory_bytes": _peak_memory_bytes(),

@@ -85,6 +85,13 @@ class GenerateOptions:
     c2pa: Annotated[
         Literal["on", "off"], typer.Option(help="Signed manifest of how the picture was made.")
     ] = "on"
+    safety: Annotated[
+        Literal["on", "off"] | None,
+        typer.Option(help="Filters of prompt, references and results. Default: on."),
+    ] = None
+    safety_tolerance: Annotated[
+        int, typer.Option(help="0 (strict) to 5; what the law forbids is stopped at each.")
+    ] = 2
     private: Annotated[
         bool, typer.Option("--private", help="Leave prompts and file names out of the picture.")
     ] = False

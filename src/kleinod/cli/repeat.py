@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kleinod.cli import output
+from kleinod.cli.generate import screening_of
 from kleinod.cli.options import taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kleinod.provenance.receipt import Receipt
     from kleinod.provenance.repetition import Outcome
     from kleinod.provenance.verification import Evidence
+    from kleinod.safety import Screening
 
 _PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
 
@@ -58,6 +60,10 @@ class RepeatOptions:
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the repeated picture there (.png).")
     ] = None
+    safety: Annotated[
+        Literal["on", "off"] | None, typer.Option(help="As in `kleinod generate`.")
+    ] = None
+    safety_tolerance: Annotated[int, typer.Option(help="As in `kleinod generate`.")] = 2
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
 
@@ -69,8 +75,10 @@ def repeat(options: RepeatOptions) -> None:
     found, old = _read(options)
     request = _request(options, old, load_references(options.reference or []))
     request.validate()
+    screening = screening_of(options.safety, options.safety_tolerance)
+    screening.check_request(request)
     with progress_bars(quiet=options.quiet or options.json) as report:
-        repeated, new = _repeated(options, request, old, report)
+        repeated, new = _repeated(options, request, old, report=report, screening=screening)
     from kleinod.provenance import container, repetition
 
     if place is not None:
@@ -145,7 +153,12 @@ def _check_references(old: "Receipt", references: list[Reference]) -> None:
 
 
 def _repeated(
-    options: RepeatOptions, request: Request, old: "Receipt", report: Report
+    options: RepeatOptions,
+    request: Request,
+    old: "Receipt",
+    *,
+    report: Report,
+    screening: "Screening",
 ) -> "tuple[Image.Image, Receipt]":
     """The picture painted and marked again, and the receipt of that."""
     from kleinod import generation
@@ -165,7 +178,7 @@ def _repeated(
     draft = generation.drafts(pipeline, request, files, choices)[0]
     steps = deque(_reported(pipeline, request, report), maxlen=1)
     painted = pipeline.decode(steps.pop().latents)[0]
-    return generation.repeated(painted, draft, old)
+    return generation.repeated(painted, draft, old, screening=screening)
 
 
 def _reported(pipeline: "Pipeline", request: Request, report: Report) -> Any:  # noqa: ANN401

@@ -49,9 +49,17 @@ def check_mark(method: str, suffix: str) -> None:
 
 
 def encoded(
-    image: Image.Image, format_name: str, receipt: Receipt, notes: Mapping[str, str] | None = None
+    image: Image.Image,
+    format_name: str,
+    receipt: Receipt,
+    notes: Mapping[str, str] | None = None,
+    *,
+    quality: int | None = None,
 ) -> bytes:
-    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too."""
+    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too.
+
+    quality: from 0 to 100 over the format's own; a lossless format has none.
+    """
     buffer, text = io.BytesIO(), receipts.to_json(receipt)
     if format_name == "PNG":
         chunks = PngImagePlugin.PngInfo()
@@ -64,6 +72,7 @@ def encoded(
         exif[ExifTags.Base.Software] = (notes or {}).get("Software", "kleinod")
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
         options = _options(format_name, receipt["watermark"]["method"])
+        options |= {} if quality is None else {"quality": quality}
         image.save(buffer, format_name, exif=exif, **options)
     return buffer.getvalue()
 

@@ -151,7 +151,7 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "filters": [],
+        "safety": {"filters": "off"},
         "watermark": {"method": choices.watermark},
         "c2pa": "on" if choices.is_signed else "off",
     }

@@ -1,0 +1,132 @@
+"""The guard asks every filter, and fails closed: no answer means that nothing is painted."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Self
+
+from PIL import Image
+
+from kleinod.errors import FilterError, InputError
+from kleinod.safety import verdicts
+from kleinod.safety.policy import Policy
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Filter, Verdict
+
+ENTRY_POINTS = "kleinod.filters"
+_REMEDY = "nothing is painted; mend it, or switch all filters off with --safety off"
+
+
+class Guard:
+    """The filters of a policy, loaded together at the first check; may be used by many threads."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._filters: list[Filter] | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, policy: Policy) -> Self:
+        """A guard of this policy; no filter is read yet."""
+        return cls(policy)
+
+    @property
+    def filters(self) -> list[Filter]:
+        """Every filter, loaded now if it was not before. Raises FilterError, InputError."""
+        with self._lock:
+            if self._filters is None:
+                self._filters = _loaded(self.policy)
+            return self._filters
+
+    def check_prompt(self, prompt: str, *, tolerance: int = DEFAULT_TOLERANCE) -> list[Verdict]:
+        """Verdicts on a prompt. Raises FilterError."""
+        return self._check(verdicts.PROMPT, prompt, tolerance)
+
+    def check_reference(
+        self, image: Image.Image, *, tolerance: int = DEFAULT_TOLERANCE
+    ) -> list[Verdict]:
+        """Verdicts on a picture that is to be edited. Raises FilterError."""
+        return self._check(verdicts.REFERENCE, image, tolerance)
+
+    def check_result(
+        self, image: Image.Image, *, tolerance: int = DEFAULT_TOLERANCE
+    ) -> list[Verdict]:
+        """Verdicts on a painted picture. Raises FilterError."""
+        return self._check(verdicts.RESULT, image, tolerance)
+
+    def _check(self, moment: str, subject: str | Image.Image, tolerance: int) -> list[Verdict]:
+        verdicts.check_tolerance(tolerance)
+        return [
+            verdict
+            for one in self.filters
+            if moment in one.moments
+            for verdict in _verdicts(one, moment, subject, tolerance=tolerance)
+        ]
+
+
+def _verdicts(
+    one: Filter, moment: str, subject: str | Image.Image, *, tolerance: int
+) -> Iterator[Verdict]:
+    """What stops the request; if nothing does, the verdict that came nearest."""
+    try:
+        scores = {str(name): float(score) for name, score in one.scores(moment, subject).items()}
+    # a filter may come from anyone; whatever goes wrong in it must close the door
+    except Exception as error:
+        raise FilterError(_message(one.name, "crashed", error)) from error
+    if any(not 0 <= score <= 1 for score in scores.values()):
+        wrong = ValueError("a score is not from 0 to 1")
+        raise FilterError(_message(one.name, "crashed", wrong))
+    made = [
+        Verdict(moment, one.name, one.version, category, round(score, 4), limit)
+        for category, score in scores.items()
+        for limit in [verdicts.threshold(moment, category, tolerance)]
+    ]
+    blocked = [verdict for verdict in made if verdict.is_blocked]
+    nearest = sorted(made, key=lambda verdict: verdict.score - verdict.threshold)[-1:]
+    yield from blocked or nearest
+
+
+def _loaded(policy: Policy) -> list[Filter]:
+    filters = []
+    for name, maker in _makers(policy):
+        try:
+            filters.append(_checked(maker()))
+        except InputError:  # a deny-list or a judge that the user named wrongly
+            raise
+        # a broken package can raise anything; see above
+        except Exception as error:
+            raise FilterError(_message(name, "cannot load", error)) from error
+    return filters
+
+
+def _makers(policy: Policy) -> Iterator[tuple[str, Callable[[], Filter]]]:
+    """Name and maker of each filter, the cheap ones first. Imports are late: start-up is short."""
+    from kleinod.safety.words import DenyList, Words
+
+    yield "words", Words
+    if policy.deny_list is not None:
+        yield "deny-list", partial(DenyList.read, policy.deny_list)
+    if policy.has_own_filters:
+        for point in entry_points(group=ENTRY_POINTS):
+            yield point.name, partial(_plugin, point)
+
+
+def _plugin(point: EntryPoint) -> Filter:
+    made: Filter = point.load()()
+    return made
+
+
+def _checked(one: Filter) -> Filter:
+    """Raise TypeError for what is no filter."""
+    for name, kind in (("name", str), ("version", str), ("moments", tuple)):
+        if not isinstance(getattr(one, name, None), kind):
+            raise TypeError(f"it has no {name} of type {kind.__name__}")
+    if not set(one.moments) <= set(verdicts.MOMENTS):
+        raise TypeError(f"its moments are {one.moments}, known are {verdicts.MOMENTS}")
+    return one
+
+
+def _message(name: str, what: str, error: Exception) -> str:
+    # the kind only for a crash: its text may hold words of the prompt
+    why = f"{type(error).__name__}: {error}" if what == "cannot load" else type(error).__name__
+    return f"safety filter {name} {what} ({why}); {_REMEDY}"

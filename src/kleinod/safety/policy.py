@@ -1,0 +1,54 @@
+"""What is filtered on this installation: `safety.toml` in the configuration folder, and flags."""
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from kleinod.catalog import config_folder
+from kleinod.errors import InputError
+
+FILE_NAME = "safety.toml"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which filters judge. `deny_list` is a file of phrases, `judge` a folder with a whole Qwen3.
+
+    `report_address` is where people may report a picture; it is told to them, not written to.
+    `has_own_filters` says whether filters of other packages (entry points) take part.
+    """
+
+    is_on: bool = True
+    deny_list: Path | None = None
+    judge: Path | None = None
+    report_address: str | None = None
+    has_own_filters: bool = True
+
+    @classmethod
+    def configured(cls, file: Path | None = None) -> Self:
+        """The policy of `safety.toml`, the defaults where there is none. Raises InputError."""
+        file = config_folder() / FILE_NAME if file is None else file
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: cannot be read ({error}); mend it or remove it") from error
+        known = {field.name for field in fields(cls)}
+        for name in values.keys() - known:
+            raise InputError(f"{file}: {name} is unknown; known are {', '.join(sorted(known))}")
+        return cls(**{name: _checked(file, name, value) for name, value in values.items()})
+
+    def switched(self, state: str | None) -> Self:
+        """With filters "on" or "off", as a flag says; None: as it is."""
+        return self if state is None else replace(self, is_on=state == "on")
+
+
+def _checked(file: Path, name: str, value: object) -> Any:  # noqa: ANN401 - a field's value
+    is_switch = name in ("is_on", "has_own_filters")
+    if not isinstance(value, bool if is_switch else str):
+        kind = "true or false" if is_switch else "a text in quotation marks"
+        raise InputError(f"{file}: {name} is {value!r}; give {kind}")
+    # beside the file, if it is no whole path
+    return file.parent / str(value) if name in ("deny_list", "judge") else value

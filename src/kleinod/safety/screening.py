@@ -1,0 +1,66 @@
+"""One request under the guard: what was judged so far, and what its receipt says of that."""
+
+from dataclasses import asdict
+from typing import Any, Self
+
+from PIL import Image
+
+from kleinod import images
+from kleinod.errors import ModeratedError
+from kleinod.request import Request
+from kleinod.safety.guard import Guard
+from kleinod.safety.policy import Policy
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Verdict, check_tolerance
+
+
+class Screening:
+    """The verdicts on one request; without a guard (switched off) it lets everything pass."""
+
+    def __init__(self, guard: Guard | None, *, tolerance: int = DEFAULT_TOLERANCE) -> None:
+        check_tolerance(tolerance)
+        self.guard, self.tolerance = guard, tolerance
+        self.verdicts: list[Verdict] = []
+
+    @classmethod
+    def of(cls, policy: Policy, *, tolerance: int = DEFAULT_TOLERANCE) -> Self:
+        """A screening with a guard of its own. Raises InputError."""
+        return cls(Guard.load(policy) if policy.is_on else None, tolerance=tolerance)
+
+    def check_request(self, request: Request) -> None:
+        """Judge prompts and references, before any model is loaded.
+
+        Raises ModeratedError, FilterError, InputError.
+        """
+        if self.guard is None:
+            return
+        prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+        for prompt in prompts:
+            self.verdicts += _passed(self.guard.check_prompt(prompt, tolerance=self.tolerance))
+        for source in request.reference_images:
+            image = images.load_image(source)
+            self.verdicts += _passed(self.guard.check_reference(image, tolerance=self.tolerance))
+
+    def check_result(self, image: Image.Image) -> dict[str, Any]:
+        """Judge a painted picture; what its receipt says of safety.
+
+        Raises ModeratedError, FilterError.
+        """
+        if self.guard is None:
+            return {"filters": "off"}
+        found = _passed(self.guard.check_result(image, tolerance=self.tolerance))
+        return {
+            "tolerance": self.tolerance,
+            "filters": [
+                {"name": one.name, "version": one.version, "moments": list(one.moments)}
+                for one in self.guard.filters
+            ],
+            "verdicts": [asdict(verdict) for verdict in (*self.verdicts, *found)],
+        }
+
+
+def _passed(found: list[Verdict]) -> list[Verdict]:
+    """The verdicts, if none of them stops the request. Raises ModeratedError."""
+    blocked = [verdict for verdict in found if verdict.is_blocked]
+    if blocked:
+        raise ModeratedError(blocked[0].moment, blocked)
+    return found

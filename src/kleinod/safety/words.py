@@ -1,0 +1,208 @@
+"""Rules by category, read from rules.toml, and a user's own deny-list.
+
+A rule names groups of words that must all be there, anywhere in the prompt; harmless phrases
+("naked mole rat") are taken out before. Knows nothing of pictures.
+"""
+
+import codecs
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from PIL import Image
+
+from kleinod.errors import InputError
+from kleinod.safety.spelling import Speller, plain
+from kleinod.safety.verdicts import DENIED, PROMPT
+
+RULES_FILE = Path(__file__).parent / "rules.toml"
+# the groups whose words people disguise; in the first ones a slip is seen as well
+_SLIPPED = ("nudity", "sex", "suggestive", "children", "wounds", "rape", "hate")
+_WATCHED = (*_SLIPPED, "explicit", "slurs")
+_NAMES = ("figures", "characters")
+VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A category's score where every one of `groups` is found and none of `unless`."""
+
+    category: str
+    score: float
+    groups: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+
+
+class Phrase:
+    """A regular expression, compiled only when a piece that it needs is in a text.
+
+    Compiling all of them would cost 0.2 s at start.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.literal = text, _literal(text)
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Whole words only."""
+        return re.compile(rf"\b(?:{self.text})\b")
+
+    def is_in(self, reading: str) -> bool:
+        """Whether the phrase is in a text of plain words."""
+        return self.literal in reading and self.pattern.search(reading) is not None
+
+
+class Rules:
+    """Groups of phrases and the rules over them."""
+
+    def __init__(self, text: str) -> None:
+        values = tomllib.loads(text)
+        self.phrases = {
+            name: [Phrase(text) for text in _phrases(group)]
+            for name, group in values["groups"].items()
+        }
+        self.rules = [_rule(entry) for entry in values["rules"]]
+        # ordinary words, in no common vocabulary, that look like a slip
+        self.no_slips = frozenset(values["no_slips"].split())
+
+    @cached_property
+    def watched(self) -> frozenset[str]:
+        """The single words that disguises are undone for."""
+        return self._single_words(_WATCHED)
+
+    @cached_property
+    def slipped(self) -> frozenset[str]:
+        """Words in which a slip is seen: also those of names."""
+        texts = (phrase.text for group in _NAMES for phrase in self.phrases[group])
+        names = frozenset(word for text in texts for word in re.findall(r"[a-z]{6,}", text))
+        return names | self._single_words(_SLIPPED)
+
+    def _single_words(self, groups: tuple[str, ...]) -> frozenset[str]:
+        phrases = [phrase for name in groups for phrase in self.phrases[name]]
+        words = [word for phrase in phrases for word in _spelled(phrase.text)]
+        return frozenset(word for word in words if len(word) >= 4)
+
+    @cached_property
+    def lexicon(self) -> frozenset[str]:
+        """Every longer word that stands in a phrase, but for the harmless ones."""
+        texts = (p.text for name, ps in self.phrases.items() if name != "harmless" for p in ps)
+        return frozenset(word for text in texts for word in re.findall(r"[a-z]{5,}", text))
+
+    def scores(self, reading: str) -> dict[str, float]:
+        """The best score of each category that has one."""
+        for phrase in self.phrases["harmless"]:
+            if phrase.literal in reading:
+                reading = phrase.pattern.sub("_", reading)
+
+        @cache
+        def has(name: str) -> bool:
+            return any(phrase.is_in(reading) for phrase in self.phrases[name])
+
+        scores: dict[str, float] = {}
+        for rule in self.rules:
+            if rule.score <= scores.get(rule.category, 0.0):
+                continue
+            # "a|b": one of them is enough
+            is_met = all(any(map(has, group.split("|"))) for group in rule.groups)
+            if is_met and not any(map(has, rule.unless)):
+                scores[rule.category] = rule.score
+        return scores
+
+
+class Words:
+    """The rules of rules.toml over every reading of a prompt."""
+
+    name = "words"
+    version = "1"
+    moments = (PROMPT,)
+
+    def __init__(self) -> None:
+        self.rules = Rules(RULES_FILE.read_text(encoding="utf-8"))
+        known = _vocabulary() | self.rules.lexicon | self.rules.no_slips
+        self._speller = Speller(known, self.rules.watched, slipped=self.rules.slipped)
+
+    def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
+        """The best score of each category over the prompt's readings."""
+        assert isinstance(subject, str)
+        scores: dict[str, float] = {}
+        for reading in self._speller.readings(subject):
+            for category, score in self.rules.scores(reading).items():
+                scores[category] = max(score, scores.get(category, 0.0))
+        return scores
+
+
+class DenyList:
+    """A user's own phrases, one a line, `#` for remarks; whole words, however they are spelled."""
+
+    name = "deny-list"
+    version = "1"
+    moments = (PROMPT,)
+
+    def __init__(self, phrases: list[str]) -> None:
+        words = {word for phrase in phrases for word in plain(phrase).split()}
+        self._speller = Speller(_vocabulary(), words, slipped=words)
+        folded = [" ".join(re.findall(r"[^\W_]+", plain(phrase))) for phrase in phrases]
+        self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, folded))})\b")
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """A list from its file. Raises InputError."""
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(f"deny_list: cannot read {file} ({error}); give UTF-8 text") from error
+        phrases = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not any(re.search(r"[^\W_]", plain(phrase)) for phrase in phrases):
+            raise InputError(f"deny_list: {file} holds no phrase; write one a line")
+        return cls([phrase for phrase in phrases if re.search(r"[^\W_]", plain(phrase))])
+
+    def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
+        """1 if a phrase of the list is in the prompt."""
+        assert isinstance(subject, str)
+        is_found = any(self._pattern.search(text) for text in self._speller.readings(subject))
+        return {DENIED: float(is_found)}
+
+
+def _phrases(group: str) -> list[str]:
+    """Phrases of a group, one a line or parted by commas; a line that begins with ~ is in rot13."""
+    phrases = []
+    for line in group.splitlines():
+        text = codecs.decode(line[1:], "rot13") if line.startswith("~") else line
+        phrases += [phrase.strip() for phrase in text.split(",") if phrase.strip()]
+    return phrases
+
+
+def _literal(pattern: str) -> str:
+    """The longest piece that every text of a phrase holds; may be empty."""
+    pattern = re.sub(r"\[[^]]*\]\??", "|", pattern)
+    while "(" in pattern:
+        pattern = re.sub(r"\([^()]*\)\??", "|", pattern)
+    return max(re.split(r"\||\\w[*+]|.\?", pattern), key=len)
+
+
+_ONE_WORD = re.compile(r"([a-z0-9]+)(?:\(([a-z0-9|]+)\)(\??)|([a-z0-9])\?)?")
+
+
+def _spelled(phrase: str) -> list[str]:
+    """The words that a phrase without spaces stands for; none for a freer pattern."""
+    found = _ONE_WORD.fullmatch(phrase)
+    if found is None:
+        return []
+    stem, endings, optional, letter = found.groups()
+    words = [stem + one for one in (endings or letter or "").split("|")]
+    return [*words, stem] if optional or letter else words
+
+
+def _rule(entry: dict[str, Any]) -> Rule:
+    unless = tuple(entry.get("unless", ()))
+    return Rule(entry["category"], float(entry["score"]), tuple(entry["groups"]), unless)
+
+
+def _vocabulary() -> frozenset[str]:
+    """Whole words of the sentence model's vocabulary: most that people write in English."""
+    words = VOCABULARY_FILE.read_text(encoding="utf-8").splitlines()
+    return frozenset(word for word in words if len(word) > 2 and word.isalpha())
