@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kleinod.cli import app
@@ -14,22 +15,30 @@ INTRODUCTION = """\
 Written by `make docs` from `--help`; do not edit.
 
 Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture;
-`repeat`: it is different), 2 a mistake in the input, 130 stopped with Ctrl-C. An error is one line
-on stderr; then no picture is half written. `python -m kleinod` is the same command.
+`repeat`: it is different), 2 a mistake in the input, 3 stopped by a safety filter, 130 stopped with
+Ctrl-C. An error is one line on stderr; then no picture is half written. `python -m kleinod` is the same command.
 """
 
 
 def cli_reference() -> str:
     """The whole page."""
     group = get_command(app)
-    commands = {"kleinod": group} | {
-        f"kleinod {name}": command for name, command in group.commands.items()
-    }
+    commands = {"kleinod": group} | _below("kleinod", group)
     sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
     return "\n".join((INTRODUCTION, *sections))
 
 
-def _help(name: str, command: typer.core.TyperCommand) -> str:
+def _below(name: str, group: TyperGroup) -> dict[str, TyperCommand | TyperGroup]:
+    """The commands of a group by their whole names, those of its groups too."""
+    found = {}
+    for part, command in group.commands.items():
+        found[f"{name} {part}"] = command
+        if isinstance(command, TyperGroup):
+            found |= _below(f"{name} {part}", command)
+    return found
+
+
+def _help(name: str, command: TyperCommand | TyperGroup) -> str:
     command.rich_markup_mode = None  # plain text, not a terminal's boxes
     context = typer.Context(command, info_name=name, terminal_width=96, max_content_width=96)
     return command.get_help(context).strip()

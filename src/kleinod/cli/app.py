@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import kleinod
 from kleinod.cli.convert import convert
+from kleinod.cli.evaluate import evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
@@ -62,6 +63,7 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.add_typer(evaluate, name="evaluate")
 
 
 def _print_version(wanted: bool) -> None:
