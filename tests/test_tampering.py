@@ -20,6 +20,7 @@ from kleinod import generation
 from kleinod.cli import app
 from kleinod.provenance import authority, container, frame, manifest
 from kleinod.provenance.receipt import Choices, Receipt
+from kleinod.safety import Screening
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif"}
 BYTES, REGIONS, STRIPPED, SWAPPED = 14, 4, 4, 3
@@ -33,6 +34,7 @@ def _signed(format_name: str, *, name: str = "astronaut", seed: int = 1) -> byte
         draft,
         format_name=format_name,
         signing=generation.signing(Choices()),
+        screening=Screening(None),
     )
     return made.data
 

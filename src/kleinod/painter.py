@@ -20,6 +20,7 @@ from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.manifest import Reference
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
+from kleinod.safety import Policy, Screening
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Painter:
     pipeline: Pipeline
     files: list[ModelFile]
     choices: Choices
+    safety_tolerance: int = 2
 
     @classmethod
     def load(
@@ -56,18 +58,22 @@ class Painter:
     ) -> list[FinishedImage]:
         """Finished picture files for Request's fields: PNG, JPEG, WEBP or AVIF.
 
-        Raises InputError, NumericalError.
+        Raises InputError, ModeratedError, NumericalError.
         """
         container.check_format(format_name)
         request = Request(prompt, **fields)
         settled = self.pipeline.settled(request)
+        screening = Screening.of(Policy.configured(), tolerance=self.safety_tolerance)
+        screening.check_request(settled)
         signing = generation.signing(self.choices, self._references(request, settled))
         drafts = generation.drafts(self.pipeline, settled, self.files, self.choices)
         for step in self.pipeline.steps(settled):
             latents = step.latents
         pictures = zip(self.pipeline.decode(latents), drafts, strict=True)
         finished = [
-            generation.finished(image, draft, format_name=format_name, signing=signing)
+            generation.finished(
+                image, draft, format_name=format_name, signing=signing, screening=screening
+            )
             for image, draft in pictures
         ]
         for made in finished:

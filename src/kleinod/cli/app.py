@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 import kleinod
 from kleinod.cli import audit
 from kleinod.cli.convert import convert
-from kleinod.cli.evaluate_pictures import app as evaluate
+from kleinod.cli.evaluate import evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.keys import keys

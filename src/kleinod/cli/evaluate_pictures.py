@@ -169,8 +169,3 @@ def _print_table(title: str, rows: Mapping[str, Sequence[float | None]], names: 
 def _lost(values: Sequence[float | None]) -> str:
     own, other = values
     return "" if own is None or other is None else f"{other - own:.1f}"
-
-
-app = typer.Typer(help="Measure what a model can do.", no_args_is_help=True)
-app.command()(pictures)
-app.command()(removal)

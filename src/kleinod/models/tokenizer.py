@@ -57,6 +57,11 @@ class Tokenizer:
         """Size of the vocabulary, added tokens included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    def word_ids(self, text: str) -> list[int]:
+        """The tokens of a text alone, without the template."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (b, max_length), int64, and their mask (1 word, 0 padding)."""
         ids = torch.full((len(prompts), self.max_length), self.pad_id)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Self
 
 from PIL import Image
@@ -101,14 +102,27 @@ def _loaded(policy: Policy) -> list[Filter]:
 
 def _makers(policy: Policy) -> Iterator[tuple[str, Callable[[], Filter]]]:
     """Name and maker of each filter, the cheap ones first. Imports are late: start-up is short."""
+    from kleinod.safety.pictures import Drawings, Photographs
+    from kleinod.safety.sentences import Sentences
     from kleinod.safety.words import DenyList, Words
 
     yield "words", Words
     if policy.deny_list is not None:
         yield "deny-list", partial(DenyList.read, policy.deny_list)
+    yield "sentences", Sentences
+    yield "opennsfw", Photographs
+    yield "drawings", Drawings
+    if policy.judge is not None:
+        yield "judge", partial(_judge, policy.judge)
     if policy.has_own_filters:
         for point in entry_points(group=ENTRY_POINTS):
             yield point.name, partial(_plugin, point)
+
+
+def _judge(folder: Path) -> Filter:
+    from kleinod.safety.judge import Judge  # late: torch
+
+    return Judge(folder)
 
 
 def _plugin(point: EntryPoint) -> Filter:

@@ -11,13 +11,15 @@ Array = NDArray[np.generic]
 
 
 class Network:
-    """A network ready to run; one thread, since the picture needs the others."""
+    """A network ready to run, on at most two threads."""
 
     def __init__(self, file: Path) -> None:
         import onnxruntime  # late: it takes a tenth of a second
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(2, os.cpu_count() or 1)
+        # waiting threads must not burn what the picture needs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; they are raised as well
         self._session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]

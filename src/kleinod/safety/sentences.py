@@ -1,6 +1,6 @@
 """Prompts judged by their meaning: a sentence embedding and a small head per category.
 
-MiniLM (all-MiniLM-L6-v2, int8) gives 384 numbers; the head is one hidden layer, trained by
+MiniLM (all-MiniLM-L6-v2, int8) gives 384 numbers; the head is one linear layer, trained by
 recipes/safety on phrases that are in no evaluation. English foremost.
 """
 
@@ -17,11 +17,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from kleinod.safety.onnx import Network
 from kleinod.safety.spelling import plain
-from kleinod.safety.verdicts import CATEGORIES, PROMPT
+from kleinod.safety.verdicts import BRANDS, CATEGORIES, PROMPT, REAL_PERSON
 
 VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
 HEAD_FILE = Path(__file__).parent / "models" / "head.safetensors"
 HEAD_VERSION = "1"
+# names are knowledge, not meaning: these the head gets wrong, the word rules judge them alone
+_UNKNOWN = (REAL_PERSON, BRANDS)
 # a long prompt is judged piece by piece; the text encoder reads no more than all pieces together
 _PIECE_TOKENS, _MAX_PIECES = 64, 24
 
@@ -75,15 +77,16 @@ class Sentences:
         """A probability for each category."""
         assert isinstance(subject, str)
         best = probabilities(self._embedder.of_prompt(subject), self._head).max(axis=0)
-        return {name: float(value) for name, value in zip(CATEGORIES, best, strict=True)}
+        named = zip(CATEGORIES, best, strict=True)
+        return {name: float(value) for name, value in named if name not in _UNKNOWN}
 
 
 def probabilities(
     embeddings: NDArray[np.float32], head: Mapping[str, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """(n, categories) of embeddings (n, 384): sigmoid(W2 relu(W1 x + b1) + b2)."""
-    hidden = np.maximum(embeddings @ head["w1"].T + head["b1"], 0)
-    result: NDArray[np.float32] = 1 / (1 + np.exp(-(hidden @ head["w2"].T + head["b2"])))
+    """(n, categories) of embeddings (n, 384): sigmoid(W x + b)."""
+    logits = embeddings @ head["weight"].T + head["bias"]
+    result: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
     return result
 
 

@@ -24,6 +24,7 @@ HATE = "hate"
 BRANDS = "brands"
 CATEGORIES = (SEXUAL, MINORS, GORE, NONCONSENSUAL, REAL_PERSON, HATE, BRANDS)
 DENIED = "denied"  # on the user's own list
+JUDGED = "judged"  # a language model's yes, which names no category
 
 DEFAULT_TOLERANCE, MAX_TOLERANCE = 2, 5
 # one threshold for each tolerance
@@ -41,6 +42,7 @@ _WORDING = {
     REAL_PERSON: "a real person's likeness",
     HATE: "hate",
     BRANDS: "a protected brand or character",
+    JUDGED: "judged by a language model",
     DENIED: "on this installation's deny-list",
 }
 
