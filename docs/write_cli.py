@@ -16,8 +16,8 @@ Written by `make docs` from `--help`; do not edit.
 
 Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture,
 `audit verify`: with the log; `repeat`: it is different), 2 a mistake in the input,
-3 stopped by a safety filter, 130 stopped with Ctrl-C. An error is one line on stderr; then no picture is half written. `python -m kleinod` is the
-same command.
+3 stopped by a safety filter, 130 stopped with Ctrl-C. An error is one line on stderr; then no
+picture is half written. `python -m kleinod` is the same command.
 """
 
 
