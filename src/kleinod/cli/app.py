@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli.bench import bench
 from kleinod.cli.convert import convert
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
@@ -60,6 +61,7 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:
