@@ -191,12 +191,13 @@ def _comparison() -> Comparison:
     peer.repeated = []
     work = {
         "stages": {
-            s: {"linear": 1e9, "attention": 1e8} for s in ("text", "per_step", "encode", "decode")
+            s: {"linear": 1e9, "attention": 1e8}
+            for s in ("text", "per_step", "encode_reference", "decode")
         },
         "products": {
             "text": "bfloat16",
             "per_step": "int8",
-            "encode": "bfloat16",
+            "encode_reference": "bfloat16",
             "decode": "bfloat16",
         },
     }
@@ -277,7 +278,7 @@ def test_bench_against_diffusers_alternates_and_draws(tmp_path: Path) -> None:
     report = json.loads(out)
     theirs = report["engines"]["diffusers"]
     assert theirs["facts"]["version"] == "0.42.1" and theirs["facts"]["dtype"] == "bfloat16"
-    for stage in ("encode", "text", "denoise", "decode", "total"):
+    for stage in ("encode", "encode_reference", "text", "denoise", "decode", "total"):
         ratio = report["ratios"]["diffusers"][stage]
         both = [report["engines"][name]["seconds"][stage]["values"] for name in report["engines"]]
         assert ratio["values"] == pytest.approx([b / a for a, b in zip(*both, strict=True)])

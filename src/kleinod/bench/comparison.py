@@ -130,7 +130,7 @@ def summarised(comparison: Comparison) -> dict[str, Any]:
 def _engine(engine: Engine) -> dict[str, Any]:
     facts = dict(engine.facts)
     seconds = {stage: spread(call[stage] for call in engine.calls) for stage in STAGES}
-    seconds["encode"] = spread(engine.encodings)
+    seconds["encode_reference"] = spread(engine.encodings)
     made: dict[str, Any] = {
         "load_seconds": facts.pop("load_seconds"),
         "facts": facts,
@@ -156,8 +156,8 @@ def _floors(comparison: Comparison, facts: Mapping[str, Any]) -> dict[str, float
         for stage, parts in work["stages"].items()
     }
     floors["denoise"] = floors["per_step"] * facts["num_steps"]
-    encoding = floors["encode"] * facts["num_references"]
-    floors["total"] = encoding + floors["text"] + floors["denoise"] + floors["decode"]
+    floors["encode"] = floors["encode_reference"] * facts["num_references"]
+    floors["total"] = floors["encode"] + floors["text"] + floors["denoise"] + floors["decode"]
     floors["known_prompt"] = floors["total"] - floors["text"]
     return floors
 
@@ -172,7 +172,7 @@ def _ratios(comparison: Comparison, peer: str) -> dict[str, Any]:
         if all(ours[stage] > 0 for ours, _ in pairs)
     }
     encodings = zip(own.encodings, other.encodings, strict=True)
-    ratios["encode"] = spread(theirs / ours for ours, theirs in encodings)
+    ratios["encode_reference"] = spread(theirs / ours for ours, theirs in encodings)
     known = zip(own.repeated, other.calls, strict=True)
     ratios["known_prompt"] = spread(theirs["total"] / ours["total"] for ours, theirs in known)
     peaks = [engine.memory["resident_bytes"] for engine in (other, own)]

@@ -113,7 +113,7 @@ class KleinodEngine:
             "products": {
                 "text": self._products["text_encoder"],
                 "per_step": self._products["transformer"],
-                "encode": self._products["autoencoder"],
+                "encode_reference": self._products["autoencoder"],
                 "decode": self._products["autoencoder"],
             },
             "shapes": {

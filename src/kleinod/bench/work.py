@@ -60,7 +60,7 @@ def autoencoder_work(config: AutoencoderConfig, rows: int, columns: int) -> dict
     widths = config.block_out_channels, config.decoder_block_out_channels
     attention = 4.0 * (rows * 2 * columns * 2) ** 2 * config.mid_block_add_attention
     return {
-        "encode": _counted(model.encoder, picture, attention * widths[0][-1]),
+        "encode_reference": _counted(model.encoder, picture, attention * widths[0][-1]),
         "decode": _counted(model.decoder, latents, attention * (widths[1] or widths[0])[-1]),
     }
 

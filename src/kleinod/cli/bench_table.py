@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 _ROWS = {
-    "encode": "encode a reference",
+    "encode_reference": "encode a reference",
     "text": "text",
     "per_step": "a step",
     "denoise": "all steps",
