@@ -63,7 +63,7 @@ def row_scales(x: Tensor) -> Tensor:
 
 
 def rounded(x: Tensor, scale: Tensor) -> Tensor:
-    """The nearest E4M3 codes of x / scale; what is over 448 becomes 448, as E4M3 has no infinity."""
+    """The nearest E4M3 codes of x / scale; over 448 becomes 448: E4M3 has no infinity."""
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
 
 
