@@ -1,5 +1,6 @@
 """Writes docs/cli.md from the commands' own help; `make docs` runs it, a test compares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -13,20 +14,27 @@ INTRODUCTION = """\
 
 Written by `make docs` from `--help`; do not edit.
 
-Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture;
-`repeat`: it is different), 2 a mistake in the input, 130 stopped with Ctrl-C. An error is one line
-on stderr; then no picture is half written. `python -m kleinod` is the same command.
+Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture,
+`audit verify`: with the log; `repeat`: it is different), 2 a mistake in the input, 130 stopped with
+Ctrl-C. An error is one line on stderr; then no picture is half written. `python -m kleinod` is the
+same command.
 """
 
 
 def cli_reference() -> str:
     """The whole page."""
-    group = get_command(app)
-    commands = {"kleinod": group} | {
-        f"kleinod {name}": command for name, command in group.commands.items()
-    }
+    commands = dict(_with_commands("kleinod", get_command(app)))
     sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
     return "\n".join((INTRODUCTION, *sections))
+
+
+def _with_commands(
+    name: str, command: typer.core.TyperCommand
+) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """The command itself and, where it is a group, all below it."""
+    yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from _with_commands(f"{name} {word}", below)
 
 
 def _help(name: str, command: typer.core.TyperCommand) -> str:

@@ -27,10 +27,12 @@ ORDER = (
     "weights",
     "embeddings",
     "residency",
+    "painting",
     "pipeline",
     "assembly",
     "provenance",
     "generation",
+    "engine",
     "training",
     "bench",
     "kleinod",  # `import kleinod`: the public names

@@ -15,7 +15,7 @@ from PIL import Image
 from kleinod import __version__
 from kleinod.errors import InputError
 from kleinod.pipeline import Pipeline
-from kleinod.provenance import authority, container, facts, manifest, watermark
+from kleinod.provenance import authority, container, facts, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity
 from kleinod.provenance.facts import ModelFile
@@ -68,8 +68,10 @@ def marked(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
         "painted_sha256": receipts.pixels_sha256(image),
     }
     receipt = draft | {"picture": picture}
-    if receipt["watermark"]["method"] == receipts.NO_MARK:
-        return image, receipts.with_mark(receipt, None, image)
+    if receipt["watermark"]["method"] != receipts.ROBUST:
+        is_reference = receipt["watermark"]["method"] == receipts.REFERENCE
+        finished = reference_mark.mark(image) if is_reference else image
+        return finished, receipts.with_mark(receipt, None, finished)
     payload = receipts.payload_of(receipt)
     finished = watermark.mark(image, payload)
     return finished, receipts.with_mark(receipt, payload, finished)
@@ -83,7 +85,7 @@ def repeated(image: Image.Image, draft: Receipt, old: Receipt) -> tuple[Image.Im
     """
     own, receipt = marked(image, draft)
     payload = old["watermark"].get("payload")
-    if receipt["watermark"]["method"] == receipts.NO_MARK or not isinstance(payload, str):
+    if receipt["watermark"]["method"] != receipts.ROBUST or not isinstance(payload, str):
         return own, receipt
     try:
         finished = watermark.mark(image, int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1)

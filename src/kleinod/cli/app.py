@@ -11,13 +11,16 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli import audit
 from kleinod.cli.bench import bench
 from kleinod.cli.convert import convert
+from kleinod.cli.evaluate_pictures import app as evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
+from kleinod.cli.train import train
 from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError
 
@@ -61,6 +64,9 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.command()(train)
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(audit.app, name="audit")
 app.command()(bench)
 
 

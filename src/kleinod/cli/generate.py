@@ -12,7 +12,7 @@ from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
-from kleinod.provenance import container
+from kleinod.provenance import audit, container
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
 
@@ -51,6 +51,7 @@ def generate(options: GenerateOptions) -> None:
     request.validate()
     places = _places(options)
     signing = _signing(options, references)
+    _check_log()
     with progress_bars(quiet=options.quiet or options.json) as report:
         painting = _painted(options, request, report)
     finishing = time.perf_counter()
@@ -81,11 +82,19 @@ def _request(options: GenerateOptions, references: list[Reference]) -> Request:
 def _places(options: GenerateOptions) -> _Places:
     """Checked: they can be written, and hold the words. Raises InputError."""
     pictures = output.destination(options.output)
+    suffix = Path(pictures.file_name or "x.png").suffix
+    container.check_mark(options.watermark, suffix)
     if not options.private:
-        suffix = Path(pictures.file_name or "x.png").suffix
         container.check_words(options.prompt + options.negative_prompt, suffix)
     receipt = options.receipt
     return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))
+
+
+def _check_log() -> None:
+    """Raise InputError where an audit log is wanted and cannot be written."""
+    log = audit.configured()
+    if log is not None:
+        log.check()
 
 
 def _choices(options: GenerateOptions) -> Choices:
@@ -154,6 +163,8 @@ def _written(
         path = places.pictures.path(draft["request"]["seed"], index=index, count=count)
         format_name = container.FORMATS[path.suffix.lower()]
         made = generation.finished(picture, draft, format_name=format_name, signing=signing)
+        # the log first: no picture may lie somewhere that is not in it
+        audit.append(audit.generated(made.receipt, made.data))
         digest = output.write(path, made.data)
         if places.receipts is not None:
             beside = places.receipts.path(made.receipt["request"]["seed"], index=index, count=count)
