@@ -26,6 +26,7 @@ ORDER = (
     "quantization",
     "weights",
     "embeddings",
+    "allocator",
     "residency",
     "pipeline",
     "assembly",

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from kleinod import catalog
+from kleinod.allocator import keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.pipeline import Pipeline
+from kleinod.quantization import int8
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.weights import files, loading
@@ -29,6 +31,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+QUANTIZATIONS = (None, "int8")
 # below this an encoder runs faster than its embeddings are worth keeping
 MIN_STORED_ENCODER_BYTES = 256 * 1024**2
 # the published text encoders by width
@@ -45,11 +48,13 @@ def load(
     dtype: str | torch.dtype | None = None,
     components: Components | None = None,
     residency: str = "auto",
+    quantize: str | None = None,
     progress: Progress | None = None,
 ) -> Pipeline:
     """A pipeline of a known model, a folder in the diffusers layout or a transformer's single file.
 
     Every file is checked here; under `sequential` the weights are read when they are first used.
+    quantize: "int8" computes the blocks' linears in int8, faster and not quite the same picture.
     Raises InputError, WeightsError.
     """
     path = catalog.find(model)
@@ -58,7 +63,11 @@ def load(
     number = _dtype(dtype, info, place)
     paths = model_paths(path, components or Components())
     policy = _policy(residency, paths)
-    return _assembled(paths, info, _Place(place, number, policy), progress or _silent)
+    where = _Place(place, number, policy, _quantization(quantize))
+    if place.type == "cpu":
+        keep_freed_memory()
+    with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
+        return _assembled(paths, info, where, progress or _silent)
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -70,6 +79,14 @@ class _Place:
     device: torch.device
     dtype: torch.dtype
     policy: str
+    quantization: str | None
+
+
+def _quantization(quantize: str | None) -> str | None:
+    """None, or a way to compute in fewer bits. Raises InputError."""
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"quantize: {quantize} is unknown; give int8, or leave it out")
+    return quantize
 
 
 def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Progress) -> Pipeline:
@@ -80,7 +97,8 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     }
 
     def loader(name: str) -> nn.Module:
-        return openers[name]().filled(place.device, place.dtype)
+        quantize = None if name == "autoencoder" else place.quantization
+        return openers[name]().filled(place.device, place.dtype, quantize=quantize)
 
     residents = Residents({name: partial(loader, name) for name in openers}, place.policy)
     tokenizer = Tokenizer.from_file(paths.tokenizer, info.max_text_tokens)
@@ -94,7 +112,15 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     if info.license == catalog.UNKNOWN_LICENSE:
         info = replace(info, license=_LICENSES.get(config.hidden_dim, info.license))
     cache = EmbeddingCache(store=_store(paths, info, place))
-    return Pipeline(residents, tokenizer, info, place.device, place.dtype, cache)
+    return Pipeline(
+        residents,
+        tokenizer,
+        info,
+        device=place.device,
+        dtype=place.dtype,
+        quantization=place.quantization,
+        _cache=cache,
+    )
 
 
 def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore | None:
@@ -104,7 +130,9 @@ def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore 
     if folder is None or files.num_bytes(paths.text_encoder) < MIN_STORED_ENCODER_BYTES:
         return None
     # what may change a bit of the result; another kernel is another device or torch
-    facts = info.text_layers, info.max_text_tokens, str(place.dtype), place.device.type
+    facts = [info.text_layers, info.max_text_tokens, str(place.dtype), place.device.type]
+    if place.quantization:
+        facts += [place.quantization, int8.kernel(place.device.type)]
     name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
     return EmbeddingStore(folder / "embeddings", name)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from kleinod import images, latents, sampling
+from kleinod.allocator import memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
@@ -76,6 +77,7 @@ class Pipeline:
     info: ModelInfo
     device: torch.device
     dtype: torch.dtype
+    quantization: str | None = None
     _cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
 
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
@@ -101,8 +103,10 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of latents (b, 128, h, w), normalised as a step gives them."""
-        autoencoder = self.residents.use("autoencoder")
-        return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
+        b, _, h, w = latents.shape
+        with memory_told(lambda: self._remedies(f"{b} of {16 * w}x{16 * h}")):
+            autoencoder = self.residents.use("autoencoder")
+            return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
 
     def settled(self, request: Request) -> Request:
         """The request with every default filled in and its references read. Raises InputError."""
@@ -129,9 +133,23 @@ class Pipeline:
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         )
 
+    def _remedies(self, pictures: str) -> str:
+        """What takes less memory than what was tried."""
+        remedies = [f"paint fewer or smaller pictures at once than {pictures}"]
+        if self.residents.policy == "all":
+            remedies.append("set residency to sequential")
+        if self.quantization is None:
+            remedies.append("take an FP8 file, or set quantize to int8")
+        return ", ".join(remedies)
+
+    def _painted(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
+        pictures = f"{len(_seeds(request))} of {request.width}x{request.height}"
+        with memory_told(lambda: self._remedies(pictures)):
+            yield from self._stages(request, timings)
+
     # as a decorator: the mode is on while a step is computed, not in the caller's loop
     @torch.inference_mode()
-    def _painted(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
+    def _stages(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
         start = time.perf_counter()
         _warn_of_variant(request, self.info)
         embeds = self._embeds(request)

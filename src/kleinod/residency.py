@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from kleinod.allocator import give_back
+
 AUTO_LIMIT_BYTES = 2 * 1024**3
 POLICIES = ("auto", "all", "sequential")
 
@@ -38,6 +40,7 @@ class Residents:
     def release(self) -> None:
         """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
+        give_back()
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
         dtype=options.dtype,
         components=_components(options),
         residency=options.residency,
+        quantize=options.quantize,
         progress=lambda stage, fraction: report("loading", fraction),
     )
 

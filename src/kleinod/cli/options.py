@@ -78,6 +78,10 @@ class GenerateOptions:
         Literal["auto", "all", "sequential"],
         typer.Option(help="Components in memory: all, or one at a time."),
     ] = "auto"
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(help="Compute in int8: faster on the CPU, not quite the same picture."),
+    ] = None
     watermark: Annotated[
         Literal["robust", "none"], typer.Option(help="Invisible mark in the pixels.")
     ] = "robust"
