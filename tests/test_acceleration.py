@@ -13,14 +13,15 @@ from tiny_folder import AUTOENCODER, TEXT_ENCODER, TEXT_LAYERS, TRANSFORMER
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kleinod import latents
+from kleinod import latents, sampling
 from kleinod.acceleration.compiling import blocks, compile_blocks, is_wanted
 from kleinod.acceleration.graphs import MAX_RECORDINGS, GraphRunner
-from kleinod.acceleration.streaming import BlockStream, resident_count
+from kleinod.acceleration.streaming import BlockStream, resident_count, streamed
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.ops import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
+from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.quantization.float8 import Float8Weight
 from kleinod.quantization.scaled_float8 import (
     ScaledFloat8Linear,
@@ -102,8 +103,8 @@ def test_float8_products_replace_block_linears_only(transformer: Transformer) ->
     assert isinstance(transformer.img_in, nn.Linear)
     after = transformer(*_inputs(4, 4))
     error = (after - before).norm() / before.norm()
-    # seen: 0.028; E4M3 has three bits of fraction, a step of 1/16 at most
-    assert 0.001 < error < 0.06
+    # seen: 0.0007; the streams go past the blocks, whose untrained outputs are small
+    assert 0.0001 < error < 0.01
 
 
 def test_float8_products_take_mapped_pieces_and_the_text_encoder() -> None:
@@ -132,12 +133,14 @@ class _Counter:
         return graph.forward
 
 
+@pytest.mark.slow
 def test_one_graph_for_all_blocks_of_a_kind_and_every_size() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     config = type(TRANSFORMER)(**vars(TRANSFORMER) | {"num_layers": 2, "num_single_layers": 3})
     model = Transformer(config).eval().requires_grad_(False)
-    sizes = [(4, 4), (6, 4), (8, 8)]
+    # no length is another dimension's: the compiler takes equal numbers for one symbol
+    sizes = [(4, 5), (6, 5), (8, 6)]
     plain = [model(*_inputs(*size)) for size in sizes]
     counter = _Counter()
     assert compile_blocks(model, backend=counter) == 5
@@ -172,7 +175,7 @@ def test_a_recording_is_replayed_for_its_shape_with_new_values() -> None:
         recorded.append(1)
         return _again(compute)
 
-    runner = GraphRunner(lambda x, y: x * 2 + y, record)
+    runner = GraphRunner(lambda x, y: x * 2 + y, CPU, record)
     results = [runner(torch.full((n,), float(i)), torch.ones(n)) for i in (1, 2) for n in (3, 5)]
     assert [r[0].item() for r in results] == [3, 3, 5, 5] and len(recorded) == 2
     # the caller's own: a later replay does not change it
@@ -188,7 +191,7 @@ def test_what_cannot_be_recorded_runs_plainly_with_one_line(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine can record")
-    runner = GraphRunner(lambda x: x + 1)
+    runner = GraphRunner(lambda x: x + 1, CPU)
     with caplog.at_level(logging.WARNING):
         assert [runner(torch.zeros(1)).item() for _ in range(3)] == [1, 1, 1]
     (line,) = caplog.messages
@@ -214,6 +217,14 @@ def test_streamed_blocks_compute_the_same(num_single_layers: int, budget: int) -
             assert torch.equal(model(*_inputs(*size)), wanted)
 
 
+def test_the_rest_of_a_streamed_component_moves_and_computes_the_same(
+    transformer: Transformer,
+) -> None:
+    expected = transformer(*_inputs(4, 4))
+    made = streamed(transformer, list(blocks(transformer)), CPU)
+    assert torch.equal(made(*_inputs(4, 4)), expected)
+
+
 def test_a_streamed_pass_that_was_stopped_does_not_spoil_the_next(transformer: Transformer) -> None:
     expected = transformer(*_inputs(4, 4))
     BlockStream(list(blocks(transformer)), CPU, budget_bytes=0)
@@ -233,8 +244,8 @@ def _stop(module: nn.Module, inputs: object) -> None:
 def test_as_many_blocks_stay_as_the_budget_allows() -> None:
     sizes = [30, 10, 10, 10]
     assert resident_count(sizes, 60) == 4
-    # 30 + 10 stay, and two places of 10
-    assert [resident_count(sizes, budget) for budget in (59, 50, 49)] == [2, 1, 0]
+    # the first stays, and there are two places of 10
+    assert [resident_count(sizes, budget) for budget in (59, 50, 49)] == [1, 1, 0]
 
 
 # traps of accelerators that the CPU forgives
@@ -259,6 +270,25 @@ class _Watch(TorchDispatchMode):
             if isinstance(value, Tensor) and value.device.type == "meta":
                 self.seen.add(value.dtype)
         return result
+
+
+def test_no_step_waits_for_an_accelerator_but_the_last() -> None:
+    """On the meta device a look at a value raises."""
+    conditions = Conditions(
+        texts=(torch.empty(1, 11, TRANSFORMER.joint_attention_dim, device="meta"),),
+        reference_tokens=torch.empty(1, 0, 128, device="meta"),
+        sigmas=sampling.sigmas(3, 16),
+        guidance_scale=1.0,
+    )
+    shape = Shape(4, 4, (), num_text_tokens=11, is_guided=False)
+    painting = Painting(shape, conditions, torch.empty(1, 16, 128, device="meta"))
+    with torch.device("meta"):
+        transformer = Transformer(TRANSFORMER).eval()
+    with torch.inference_mode():
+        advance([painting], transformer)
+        advance([painting], transformer)
+        with pytest.raises(RuntimeError, match="meta"):
+            advance([painting], transformer)
 
 
 def test_nothing_on_an_accelerator_is_float64_or_complex_or_waited_for() -> None:

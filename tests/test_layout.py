@@ -26,6 +26,8 @@ ORDER = (
     "quantization",
     "weights",
     "embeddings",
+    "allocator",
+    "acceleration",
     "residency",
     "painting",
     "pipeline",

@@ -1,7 +1,8 @@
 """Which components are on the device: all of them, or only the one in use.
 
 `all` keeps what was loaded. `sequential` lets go of every other component before it loads the
-next, so that text encoder and transformer are never held at once.
+next, so that text encoder and transformer are never held at once. `stream` does the same, and on an
+accelerator blocks visit it one after the other (acceleration/streaming.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from kleinod.allocator import give_back
+
 AUTO_LIMIT_BYTES = 2 * 1024**3
-POLICIES = ("auto", "all", "sequential")
+POLICIES = ("auto", "all", "sequential", "stream")
 
 
 def chosen_policy(policy: str, num_bytes: int) -> str:
@@ -30,7 +33,7 @@ class Residents:
     def use(self, name: str) -> Any:  # noqa: ANN401 - each component has its own type
         """The component, on the device; under `sequential` the only one there."""
         if name not in self._held:
-            if self.policy == "sequential":
+            if self.policy != "all":
                 self.release()
             self._held[name] = self._loaders[name]()
         return self._held[name]
@@ -38,6 +41,7 @@ class Residents:
     def release(self) -> None:
         """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
+        give_back()
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # each holds the activations of its shape
 MAX_RECORDINGS = 4
@@ -35,8 +35,12 @@ class _Recording:
 class GraphRunner:
     """Stands in for `compute`, whose arguments are tensors; equal shapes are replayed."""
 
-    def __init__(self, compute: Compute, record: Recorder | None = None) -> None:
-        self._compute, self._record = compute, record or cuda_recorder
+    def __init__(
+        self, compute: Compute, device: torch.device, record: Recorder | None = None
+    ) -> None:
+        """device: where inputs are brought first; a recording cannot copy from the host."""
+        self._compute, self._device = compute, device
+        self._record = record or CudaRecorder()
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
         self._is_plain = False
 
@@ -44,7 +48,8 @@ class GraphRunner:
         """compute(*inputs); the result is the caller's own."""
         if self._is_plain:
             return self._compute(*inputs)
-        key = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        inputs = tuple(x.to(self._device, non_blocking=True) for x in inputs)
+        key = tuple((x.shape, x.dtype) for x in inputs)
         try:
             recording = self._recordings.get(key) or self._recorded(key, inputs)
         except (RuntimeError, NotImplementedError) as error:
@@ -68,17 +73,29 @@ class GraphRunner:
         return self._recordings[key]
 
 
-def cuda_recorder(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """A CUDA graph. Raises RuntimeError where there is no card or the work cannot be captured."""
-    if not torch.cuda.is_available():
-        raise RuntimeError("no CUDA card")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UPS):
-            compute()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = compute()
-    return graph.replay, output
+class CudaRecorder:
+    """Records CUDA graphs that share one pool of memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """The replay and its output. Raises RuntimeError where nothing can be recorded."""
+        if not torch.cuda.is_available():
+            raise RuntimeError("no CUDA card")
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = compute()
+        return graph.replay, output
+
+
+def record_forward(module: nn.Module, device: torch.device) -> None:
+    """Replay a component's forward instead of computing it, as far as it can be recorded."""
+    setattr(module, "forward", GraphRunner(module.forward, device))  # noqa: B010 - of one object

@@ -6,6 +6,7 @@ done, a block until its copy is. The first blocks stay for good, as many as a bu
 On a device without streams the copies are made in order: the same results.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 # where a tensor may begin: what the copy engines and vector loads like
 _ALIGNMENT = 256
 _PLACES = 2
+# of the device's free memory, for activations of one picture of a megapixel and the decoder
+RESERVED_BYTES = 3 * 1024**3
 
 
 @dataclass
@@ -56,6 +59,21 @@ class _Place:
     free: "torch.cuda.Event | None" = field(default=None)
 
 
+def streamed(module: nn.Module, blocks: list[nn.Module], device: torch.device) -> nn.Module:
+    """A component in host memory made ready for a device: its blocks visit, the rest moves there.
+
+    Blocks stay as long as the device has room, less what activations may take.
+    """
+    budget = sys.maxsize
+    if device.type == "cuda":
+        budget = max(0, torch.cuda.mem_get_info(device)[0] - RESERVED_BYTES)
+    held = BlockStream(blocks, device, budget_bytes=budget).hosted
+    for owner, name, tensor in _tensors(module):
+        if id(owner) not in held:
+            _Field(owner, name, tensor, 0).put(tensor.to(device))
+    return module
+
+
 class BlockStream:
     """Runs blocks in their order, again and again, with few of them on the device."""
 
@@ -65,8 +83,8 @@ class BlockStream:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         sizes = [_layout(block)[1] for block in blocks]
         self.num_resident = resident_count(sizes, budget_bytes)
-        for block in blocks[: self.num_resident]:
-            block.to(device)
+        for resident in blocks[: self.num_resident]:
+            resident.to(device)
         self._blocks = [self._hosted(block) for block in blocks[self.num_resident :]]
         largest = max((len(block.host) for block in self._blocks), default=0)
         count = min(_PLACES, len(self._blocks))

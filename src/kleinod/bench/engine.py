@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kleinod import assembly, images
 from kleinod.bench.plan import CPU_SIZE, Plan
 from kleinod.bench.work import Work, autoencoder_work, step_work, text_work
+from kleinod.models import attention_cuda
 from kleinod.request import Request
 
 
@@ -18,7 +19,12 @@ class KleinodEngine:
 
     def __init__(self, plan: Plan) -> None:
         self._pipeline = assembly.load(
-            plan.model, device=plan.device, dtype=plan.dtype, residency=plan.residency
+            plan.model,
+            device=plan.device,
+            dtype=plan.dtype,
+            residency=plan.residency,
+            quantize=plan.quantize,
+            compile=plan.compile,
         )
         info, device = self._pipeline.info, self._pipeline.device
         native = min(info.default_size, CPU_SIZE) if device.type == "cpu" else info.default_size
@@ -56,6 +62,9 @@ class KleinodEngine:
             "device": str(device),
             "dtype": dtype_name(self._pipeline.dtype),
             "residency": self._pipeline.residents.policy,
+            "quantize": self._pipeline.quantization,
+            "is_compiled": self._pipeline.is_compiled,
+            "attention": attention_name(device, self._pipeline.dtype),
         }
 
     def paint(self, prompt: str, seed: int, path: str | None) -> dict[str, float]:
@@ -133,6 +142,11 @@ def stages(*, encode: float, text: float, denoise: float, decode: float) -> dict
     """The stages of one picture and their sum."""
     parts = {"encode": encode, "text": text, "denoise": denoise, "decode": decode}
     return parts | {"total": sum(parts.values())}
+
+
+def attention_name(device: torch.device, dtype: torch.dtype) -> str:
+    """The kernel that attention takes, for heads of 128 as the published models have."""
+    return attention_cuda.chosen(device, dtype, 128) if device.type == "cuda" else "pytorch"
 
 
 def noise_picture(size: int) -> Tensor:

@@ -47,7 +47,14 @@ def modes(dtype: str) -> list[Mode]:
             _same,
             {"dtype": other},
         ),
-        Mode("fp8", "block linears as BFL's FP8", _fp8, {}),
+        Mode("int8", "products of int8 numbers (--quantize int8)", _same, {"quantize": "int8"}),
+        Mode(
+            "fp8-products",
+            "products of FP8 numbers, scaled by row (--quantize fp8)",
+            _same,
+            {"quantize": "fp8"},
+        ),
+        Mode("fp8", "block linears as BFL's FP8, expanded to multiply", _fp8, {}),
         Mode("gguf-q8_0", "block linears as GGUF Q8_0", _q8_0, {}),
         Mode("gguf-q4_0", "block linears as GGUF Q4_0", _q4_0, {}),
     ]

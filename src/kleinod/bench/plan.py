@@ -20,6 +20,8 @@ class Plan:
     device: str | None = None
     dtype: str | None = None
     residency: str = "auto"
+    quantize: str | None = None
+    compile: bool | None = None
     threads: int | None = None
     num_references: int = 0
 

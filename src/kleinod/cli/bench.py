@@ -59,8 +59,14 @@ class BenchOptions:
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
     ] = None
     residency: Annotated[
-        Literal["auto", "all", "sequential"], typer.Option(help="Components in memory.")
+        Literal["auto", "all", "sequential", "stream"], typer.Option(help="Components in memory.")
     ] = "auto"
+    quantize: Annotated[
+        Literal["int8", "fp8"] | None, typer.Option(help="Compute kleinod's blocks so.")
+    ] = None
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Default: on CUDA cards.")
+    ] = None
     threads: Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")] = None
     pictures: Annotated[int, typer.Option(help="How many --quality compares.")] = 12
     icons: Annotated[
@@ -110,6 +116,8 @@ def _check(options: BenchOptions) -> None:
         raise InputError(f"icons: {options.icons} is no file, or --quality is left out")
     if options.quality and options.against:
         raise InputError("against: --quality compares kleinod's own modes; leave one of them out")
+    if options.quality and options.quantize:
+        raise InputError("quantize: --quality measures every mode; leave one of them out")
     if options.against:
         _check_peer(options)
 
@@ -162,6 +170,8 @@ def _plan(options: BenchOptions, model: str | Path) -> Plan:
         device=options.device,
         dtype=options.dtype,
         residency=options.residency,
+        quantize=options.quantize,
+        compile=options.compile,
         threads=options.threads,
         num_references=options.references,
     )

@@ -35,6 +35,9 @@ def _facts(report: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"{facts['model']}: {side} × {side}, {facts['num_steps']} steps, {references} references, "
         f"{facts['dtype']} on {facts['device']}, residency {facts['residency']}"
+        + (f", computed in {facts['quantize']}" if facts["quantize"] else "")
+        + (", compiled" if facts["is_compiled"] else "")
+        + f", attention: {facts['attention']}"
     )
     instructions = ", ".join(machine["instructions"])
     yield (
