@@ -91,9 +91,14 @@ class BlockStream:
         self._places = [
             _Place(torch.empty(largest, dtype=torch.uint8, device=device)) for _ in range(count)
         ]
-        for index, block in enumerate(self._blocks):
-            block.module.register_forward_pre_hook(self._before(index))
-            block.module.register_forward_hook(self._after(index))
+        for index, visitor in enumerate(self._blocks):
+            visitor.module.register_forward_pre_hook(self._before(index))
+            visitor.module.register_forward_hook(self._after(index))
+
+    @property
+    def hosted(self) -> set[int]:
+        """The ids of the modules whose tensors wait in host memory."""
+        return {id(owner) for block in self._blocks for owner in block.module.modules()}
 
     def _hosted(self, module: nn.Module) -> _Block:
         fields, size = _layout(module)
