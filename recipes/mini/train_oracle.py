@@ -29,7 +29,6 @@ from kleinod.training.oracle_training import OracleRecipe, train_oracle
 from kleinod.training.scenes import Composer, Scene
 
 CASES_SEED, CEILING_SEED = 41, 43
-STRICTNESS = 0.0
 COMPOSED = 1500
 
 
@@ -51,7 +50,8 @@ def ceiling(oracle: Oracle, composer: Composer, autoencoder: Autoencoder) -> dic
             verdict = mark(oracle, case, picture)
             right.setdefault(case.task + name, []).append(verdict.is_right)
             if case.task == "single":
-                right.setdefault("style" + name, []).append(verdict.aspects["style"] == 1)
+                for aspect in ("style", "clear"):
+                    right.setdefault(aspect + name, []).append(verdict.aspects[aspect] == 1)
     return {name: 100 * float(np.mean(values)) for name, values in right.items()}
 
 
@@ -81,7 +81,6 @@ def train(icons: Icons, autoencoder: Autoencoder, steps: int) -> None:
 
     examples = Examples(icons, autoencoder)
     oracle = train_oracle(examples, replace(OracleRecipe(), steps=steps), report=report)
-    oracle.strictness = STRICTNESS
     oracle.save(WEIGHTS)
 
 

@@ -160,7 +160,7 @@ def _print_table(title: str, rows: Mapping[str, Sequence[float | None]], names: 
         table.add_column(name, justify="right")
     for row, values in rows.items():
         cells = ["–" if value is None else f"{value:.1f}" for value in values]
-        if compares and not any(word in row for word in ("error", "frechet", "unclear")):
+        if compares and not any(word in row for word in ("error", "frechet")):
             cells.append(_lost(values))
         table.add_row(row, *cells)
     Console(highlight=False).print(table)

@@ -8,7 +8,7 @@ from itertools import groupby
 from textwrap import wrap
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from kleinod.training.evaluation_set import Case
 from kleinod.training.marking import Mark
@@ -37,8 +37,8 @@ def sheet(pictures: list[np.ndarray], marks: list[Mark]) -> Image.Image:
         for picture, mark in group:
             _draw_cell(pen, picture, mark)
         pen.x, pen.y = GAP, pen.y + SIDE + TEXT
-    used = ImageChops.invert(pen.sheet).getbbox() or (0, 0, _WIDTH, 0)
-    return pen.sheet.crop((0, 0, used[2] + GAP, pen.sheet.height))
+    used = np.flatnonzero((np.asarray(pen.sheet) < 255).any(axis=(0, 2)))
+    return pen.sheet.crop((0, 0, int(used[-1]) + GAP, pen.sheet.height))
 
 
 def _title(case: Case) -> str:

@@ -110,7 +110,7 @@ def summed(marks: list[Mark]) -> Scores:
     of = {task: [m for m in marks if m.case.task == task] for task in evaluation_set.TASKS}
     scores: Scores = {}
     if of["single"]:
-        for aspect in ("concept", "style", "background", "unclear"):
+        for aspect in ("concept", "clear", "style", "background"):
             scores[f"single {aspect}"] = _mean(m.aspects[aspect] for m in of["single"])
     if of["pair"]:
         scores["pair both"] = _mean(m.is_right for m in of["pair"])

@@ -45,7 +45,7 @@ def mark(oracle: Oracle, case: Case, picture: np.ndarray) -> Mark:
         "background": background_of(picture) == scene.background,
         "style": all(s.style == scene.style for s in sightings),
         "each": float(np.mean(seen)),
-        "unclear": float(np.mean([s.concept == UNCLEAR for s in sightings])),
+        "clear": all(seen) and all(s.is_clear for s in sightings),
     }
     right = aspects["concept"] and _demands(oracle, case, picture, sightings, aspects)
     error = outside_error(case, picture) if case.task == "edit" else None

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ WINDOW = 64  # pixels of a window's side as the network sees it
 ROOM = 1.25  # a window's side over the side of the object that is expected in it
 FEATURES = 96
 UNCLEAR, NOTHING = -1, -2
+STRICTNESS, GLANCE = 1.0, 3.0
 _CHANNELS = (32, 64, 80, 128, 160, 160)
 _STRIDES = (2, 2, 1, 2, 1, 2)
 
@@ -41,12 +43,13 @@ class Box:
 class Sighting:
     """What a window shows: a concept's number, UNCLEAR or NOTHING, and for a concept the rest.
 
-    tint 0 means its own colours, 1 the first of the oracle's.
+    tint 0 means its own colours, 1 the first of the oracle's; is_clear: at a glance.
     """
 
     concept: int
     style: int
     tint: int
+    is_clear: bool
     centre: tuple[float, float]
     side: float
 
@@ -84,14 +87,16 @@ class OracleNetwork(nn.Module):
 class Oracle:
     """A trained network, the names of its classes, and how readily it says UNCLEAR.
 
-    `strictness` is added to the logit of UNCLEAR; it is set where the oracle agrees with the eye.
+    `strictness` is added to the logit of UNCLEAR. What beats UNCLEAR by `glance` is clear at a
+    glance: that is set where the oracle counts as many as the eye does.
     """
 
     network: OracleNetwork
     concepts: tuple[str, ...]
     styles: tuple[str, ...]
     tints: tuple[str, ...]
-    strictness: float = 0.0
+    strictness: float = STRICTNESS
+    glance: float = GLANCE
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> "Oracle":
@@ -105,7 +110,7 @@ class Oracle:
         network = OracleNetwork(len(concepts), len(styles), len(tints))
         state |= {n: t for n, t in network.state_dict().items() if n.endswith("batches_tracked")}
         network.load_state_dict(state)
-        return cls(network.eval(), concepts, styles, tints, facts["strictness"])
+        return cls(network.eval(), concepts, styles, tints, facts["strictness"], facts["glance"])
 
     def save(self, path: Path) -> None:
         """Weights in bfloat16 and the names, in one safetensors file."""
@@ -119,6 +124,7 @@ class Oracle:
             "styles": self.styles,
             "tints": self.tints,
             "strictness": self.strictness,
+            "glance": self.glance,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, path, {"oracle": json.dumps(facts)})
@@ -130,10 +136,11 @@ class Oracle:
             return []
         windows = torch.stack([window_of(picture, box) for box in boxes])
         concepts, styles, tints, places = self.network(windows)
+        clear = concepts[:, :-2].amax(1) - concepts[:, -2] >= self.glance
         concepts[:, -2] += self.strictness
         found, count = concepts.argmax(1), len(self.concepts)
         numbers = torch.where(found < count, found, count - 1 - found)
-        columns = numbers, styles.argmax(1), tints.argmax(1), places
+        columns = numbers, styles.argmax(1), tints.argmax(1), clear, places
         rows = zip(*(column.tolist() for column in columns), boxes, strict=True)
         return [_sighting(*row) for row in rows]
 
@@ -145,10 +152,11 @@ class Oracle:
         return F.relu(self.network.trunk(torch.stack(windows)))
 
 
-def _sighting(concept: int, style: int, tint: int, place: list[float], box: Box) -> Sighting:
+def _sighting(*row: Any) -> Sighting:  # noqa: ANN401 - a row of mixed columns
+    concept, style, tint, is_clear, place, box = row
     room = box.side * ROOM
     centre = box.centre[0] + place[0] * room, box.centre[1] + place[1] * room
-    return Sighting(concept, style, tint, centre, box.side * 2.0 ** place[2])
+    return Sighting(concept, style, tint, is_clear, centre, box.side * 2.0 ** place[2])
 
 
 def window_of(picture: np.ndarray, box: Box) -> Tensor:

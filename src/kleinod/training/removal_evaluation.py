@@ -164,10 +164,10 @@ def _others(oracle: Oracle, stored: list[Case]) -> list[tuple[str, np.ndarray]]:
 def scan_boxes(picture: np.ndarray) -> list[Box]:
     """Everywhere that scenes put an object, in the picture's own pixels."""
     scale = min(picture.shape[:2]) / SIZE
-    places = {place for pair in (*PAIRS.values(), *GROUPS.values()) for place in pair}
-    boxes: list[tuple[tuple[float, float], float]] = [
-        ((64, 64), 104.0),
-        ((64, 64), 66.0),
+    places = {(float(x), float(y)) for pair in (*PAIRS.values(), *GROUPS.values()) for x, y in pair}
+    boxes = [
+        ((64.0, 64.0), 104.0),
+        ((64.0, 64.0), 66.0),
         *((place, 60.0) for place in sorted(places)),
     ]
     boxes += [(place, 66.0) for place in CORNERS.values()]
