@@ -296,6 +296,7 @@ def test_quality_of_lossy_modes_on_mini() -> None:
     for name in ("float32", "int8", "fp8-products", "fp8", "gguf-q8_0", "gguf-q4_0"):
         assert 10 < rows[name]["lowest_psnr"] <= rows[name]["psnr"] < 70, name
         assert 0 < rows[name]["ssim"] <= 1
+    assert all(0 <= row["accuracy"]["concept"] <= 1 for row in rows.values())
     assert rows["gguf-q8_0"]["psnr"] > rows["gguf-q4_0"]["psnr"]
     sizes = [rows[name]["transformer_bytes"] for name in ("exact", "fp8", "gguf-q4_0")]
     assert sizes == sorted(sizes, reverse=True)

@@ -5,7 +5,6 @@ own. Likeness is between the pictures; accuracy is that of each mode's pictures 
 """
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,20 @@ from kleinod.bench.comparison import Progress, spread
 from kleinod.bench.likeness import Picture, mean_squared_error, psnr, ssim
 from kleinod.bench.plan import Plan
 from kleinod.bench.process import Worker
-from kleinod.training.icons import Icons
-from kleinod.training.scenes import Composer, Scene
-from kleinod.training.scoring import NearestIcon, score_singles, single_scenes
+from kleinod.training import evaluation_set
+from kleinod.training.evaluation_set import Case
+from kleinod.training.marking import mark
+from kleinod.training.oracle import Oracle
 from kleinod.weights import files
 
 FIRST_SEED = 1000
-# things that the built-in model knows, in its words
-_THINGS = ("a fox", "an owl", "a house", "a sailboat", "a pizza", "a rocket", "a tulip", "a guitar")
-_LOOKS = ("on a blue background", "flat style, on a yellow background", "3D style")
-Score = Callable[[list[Picture]], dict[str, float]]
 
 
-def quality(
-    plan: Plan, num_pictures: int, icons: Path | None, progress: Progress
-) -> dict[str, Any]:
+def quality(plan: Plan, num_pictures: int, progress: Progress) -> dict[str, Any]:
     """A report as JSON: one entry for each mode, the exact one first."""
     plan = replace(plan, model=str(catalog.find(plan.model)), dtype=plan.dtype or "bfloat16")
-    prompts, score = _judged(icons, num_pictures) if icons else (_prompts(num_pictures), None)
+    cases, oracle = _cases(num_pictures), Oracle.load()
+    prompts = [case.prompt for case in cases]
     exact = modes.Mode(modes.EXACT, f"the files' own numbers, in {plan.dtype}", _same, {})
     wanted = [exact, *modes.modes(plan.dtype or "")]
     rows: list[dict[str, Any]] = []
@@ -48,7 +43,7 @@ def quality(
             originals = originals or pictures
             if mode is not exact:
                 row |= _likeness(originals, pictures)
-            row["accuracy"] = score(pictures) if score else None
+            row["accuracy"] = _accuracy(oracle, cases, pictures)
             rows.append(row)
     progress("modes", 1.0)
     return {"plan": plan.to_json(), "prompts": prompts, "first_seed": FIRST_SEED, "modes": rows}
@@ -58,22 +53,17 @@ def _same(model: Path, folder: Path) -> Path:
     return model
 
 
-def _prompts(count: int) -> list[str]:
-    every = [f"{thing}, {look}" for look in _LOOKS for thing in _THINGS]
-    return [every[number % len(every)] for number in range(count)]
+def _cases(count: int) -> list[Case]:
+    """Stored prompts of one object, which training left out; over again if there are too few."""
+    singles = [case for case in evaluation_set.load() if case.task == "single"]
+    return [singles[number % len(singles)] for number in range(count)]
 
 
-def _judged(icons: Path, count: int) -> tuple[list[str], Score]:
-    """Prompts that were never trained on, and the shares of pictures that show what they say."""
-    known = Icons.load(icons)
-    scenes = single_scenes(Composer(known, 11), count)
-    oracle = NearestIcon(known)
-
-    def score(pictures: list[Picture]) -> dict[str, float]:
-        wanted: list[Scene] = [scene for scene, _ in scenes]
-        return score_singles(oracle, wanted, pictures)
-
-    return [words for _, words in scenes], score
+def _accuracy(oracle: Oracle, cases: list[Case], pictures: list[Picture]) -> dict[str, float]:
+    """Shares of pictures that show the right object, style and background, by the oracle."""
+    marks = [mark(oracle, case, p) for case, p in zip(cases, pictures, strict=True)]
+    aspects = ("concept", "style", "background")
+    return {name: float(np.mean([m.aspects[name] for m in marks])) for name in aspects}
 
 
 def _run(

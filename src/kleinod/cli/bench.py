@@ -69,10 +69,6 @@ class BenchOptions:
     ] = None
     threads: Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")] = None
     pictures: Annotated[int, typer.Option(help="How many --quality compares.")] = 12
-    icons: Annotated[
-        Path | None,
-        typer.Option(help="Icons of recipes/mini, by which --quality judges prompts."),
-    ] = None
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw it; the file is overwritten.")
     ] = None
@@ -112,8 +108,6 @@ def _check(options: BenchOptions) -> None:
         raise InputError(f"threads: {options.threads} is under 1; give 1 or more")
     if options.chart and (options.chart.suffix != ".png" or not options.chart.parent.is_dir()):
         raise InputError(f"chart: {options.chart} is no .png in a folder that exists; name one")
-    if options.icons and not (options.quality and options.icons.is_file()):
-        raise InputError(f"icons: {options.icons} is no file, or --quality is left out")
     if options.quality and options.against:
         raise InputError("against: --quality compares kleinod's own modes; leave one of them out")
     if options.quality and options.quantize:
@@ -195,4 +189,4 @@ def _quality(options: BenchOptions, model: str | Path, report: Report) -> dict[s
     from kleinod.bench.quality import quality  # late: torch takes a second
 
     plan = _plan(options, model)
-    return {"machine": machine()} | quality(plan, options.pictures, options.icons, report)
+    return {"machine": machine()} | quality(plan, options.pictures, report)

@@ -129,8 +129,8 @@ def print_quality(report: Mapping[str, Any]) -> None:
 
 _LEGEND = (
     "PSNR in dB and SSIM against the exact mode's pictures, over all and of the worst; right: "
-    "share of pictures that show what their prompt names (--icons); seconds a picture, median; "
-    "bytes of the transformer's file and the most memory of the process"
+    "share of pictures that show what their prompt names, by the oracle; seconds a picture, "
+    "median; bytes of the transformer's file and the most memory of the process"
 )
 
 
@@ -139,7 +139,7 @@ def _costs(row: Mapping[str, Any]) -> Iterable[str]:
         yield from (_decibels(row["psnr"]), _decibels(row["lowest_psnr"]), f"{row['ssim']:.4f}")
     else:
         yield from ("", "", "")
-    yield f"{row['accuracy']['concept']:.0%}" if row["accuracy"] else ""
+    yield f"{row['accuracy']['concept']:.0%}"
 
 
 def _savings(row: Mapping[str, Any]) -> Iterable[str]:
