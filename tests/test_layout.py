@@ -27,6 +27,7 @@ ORDER = (
     "weights",
     "embeddings",
     "allocator",
+    "streaming",
     "residency",
     "pipeline",
     "assembly",

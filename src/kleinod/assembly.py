@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kleinod import catalog
-from kleinod.allocator import keep_freed_memory, memory_told
+from kleinod.allocator import available_bytes, keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
@@ -21,8 +21,10 @@ from kleinod.quantization import int8
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.weights import files, loading
+from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
+from kleinod.weights.headers import read_header
 
 Progress = Callable[[str, float], None]
 
@@ -62,8 +64,12 @@ def load(
     place = _device(device)
     number = _dtype(dtype, info, place)
     paths = model_paths(path, components or Components())
-    policy = _policy(residency, paths)
-    where = _Place(place, number, policy, _quantization(quantize))
+    quantization = _quantization(quantize)
+    policy = _policy(residency, paths, place)
+    if quantization and residency == "auto" and _fits_int8(paths):
+        # to quantise takes longer than to paint: not for every picture
+        policy = "all"
+    where = _Place(place, number, policy, quantization)
     if place.type == "cpu":
         keep_freed_memory()
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
@@ -180,11 +186,22 @@ def _check_tokenizer(tokenizer: Tokenizer, text: TextEncoderConfig, path: Path) 
         )
 
 
-def _policy(policy: str, paths: ModelPaths) -> str:
+def _policy(policy: str, paths: ModelPaths, device: torch.device) -> str:
     if policy not in POLICIES:
         raise InputError(f"residency: {policy} is unknown; give {', '.join(POLICIES)}")
+    if policy == "stream" and device.type != "cpu":
+        raise InputError("residency: stream is for the CPU; give sequential")
     parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
+
+
+def _fits_int8(paths: ModelPaths) -> bool:
+    """Whether transformer and text encoder fit into the free memory, a byte for each number."""
+    parts = [
+        file for path in (paths.transformer, paths.text_encoder) for file in weight_files(path)
+    ]
+    entries = [entry for file in parts for entry in read_header(file).tensors.values()]
+    return 1.5 * sum(entry.num_elements for entry in entries) < available_bytes()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

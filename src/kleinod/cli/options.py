@@ -75,8 +75,8 @@ class GenerateOptions:
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
     ] = None
     residency: Annotated[
-        Literal["auto", "all", "sequential"],
-        typer.Option(help="Components in memory: all, or one at a time."),
+        Literal["auto", "all", "sequential", "stream"],
+        typer.Option(help="In memory: all components, one at a time, or one block at a time."),
     ] = "auto"
     quantize: Annotated[
         Literal["int8"] | None,
