@@ -28,6 +28,7 @@ ORDER = (
     "embeddings",
     "allocator",
     "acceleration",
+    "streaming",
     "residency",
     "painting",
     "pipeline",

@@ -11,7 +11,7 @@ from torch import nn
 
 from kleinod import catalog
 from kleinod.acceleration import compiling, graphs, streaming
-from kleinod.allocator import keep_freed_memory, memory_told
+from kleinod.allocator import available_bytes, keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
@@ -22,8 +22,10 @@ from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.weights import files, loading
+from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
+from kleinod.weights.headers import read_header
 
 Progress = Callable[[str, float], None]
 
@@ -65,9 +67,15 @@ def load(
     place = _device(device)
     number = _dtype(dtype, info, place)
     paths = model_paths(path, components or Components())
+    quantization = _quantization(quantize, place)
     policy = _policy(residency, paths)
-    chosen = _quantization(quantize, place)
-    where = _Place(place, number, policy, chosen, compiling.is_wanted(compile, place))
+    if quantization == "int8" and residency == "auto" and _fits_int8(paths):
+        # to quantise takes longer than to paint: not for every picture
+        policy = "all"
+    if quantization == "int8" and policy == "stream" and place.type != "cpu":
+        raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
+    is_compiled = compiling.is_wanted(compile, place)
+    where = _Place(place, number, policy, quantization, is_compiled)
     if place.type == "cpu":
         keep_freed_memory()
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
@@ -214,6 +222,15 @@ def _policy(policy: str, paths: ModelPaths) -> str:
         raise InputError(f"residency: {policy} is unknown; give {', '.join(POLICIES)}")
     parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
+
+
+def _fits_int8(paths: ModelPaths) -> bool:
+    """Whether transformer and text encoder fit into the free memory, a byte for each number."""
+    parts = [
+        file for path in (paths.transformer, paths.text_encoder) for file in weight_files(path)
+    ]
+    entries = [entry for file in parts for entry in read_header(file).tensors.values()]
+    return 1.5 * sum(entry.num_elements for entry in entries) < available_bytes()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

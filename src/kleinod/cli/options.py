@@ -76,9 +76,7 @@ class GenerateOptions:
     ] = None
     residency: Annotated[
         Literal["auto", "all", "sequential", "stream"],
-        typer.Option(
-            help="Components in memory: all, one at a time, or on a card its blocks in turn."
-        ),
+        typer.Option(help="In memory: all components, one at a time, or one block at a time."),
     ] = "auto"
     quantize: Annotated[
         Literal["int8", "fp8"] | None,

@@ -19,9 +19,8 @@ _BLOCK = 64
 @cache
 def is_exact() -> bool:
     """Whether this machine's int8 product exists and gives exact sums of the largest codes."""
-    if not hasattr(torch.ops.onednn, "qlinear_prepack") or not torch.backends.mkldnn.is_available():
-        return False
-    if not torch.cpu._is_vnni_supported():
+    # without these instructions oneDNN's int8 products are slow, and may saturate
+    if not (torch.cpu._is_vnni_supported() and hasattr(torch.ops.onednn, "qlinear_prepack")):
         return False
     codes = torch.full((_BLOCK, 4 * _BLOCK), 127, dtype=torch.int8)
     codes[::2, ::3] = -127
