@@ -172,7 +172,7 @@ def _diffusers(transformer: Transformer, autoencoder: Autoencoder) -> tuple[Any,
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
-    state = {name: (tensor,) for name, tensor in transformer.state_dict().items()}
+    state = transformer.state_dict()
     tensors: dict[str, Tensor] = {
         name: parts[0] if len(parts) == 1 else torch.cat(parts)
         for name, parts in to_diffusers(state, TRANSFORMER).items()

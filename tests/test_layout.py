@@ -24,6 +24,7 @@ ORDER = (
     "sampling",
     "models",
     "quantization",
+    "mapping",
     "weights",
     "embeddings",
     "allocator",

@@ -49,10 +49,12 @@ def _same(x: Tensor) -> Tensor:
 def _normaliser(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Group norm with x's statistics, then SiLU, for any stripe of x (1, c, rows, w)."""
     mean, variance = _statistics(x, norm.num_groups)
+    # a batch norm with float32 statistics wants the rest in float32, too
+    weight, bias = norm.weight.float(), norm.bias.float()
 
     def normalised(stripe: Tensor) -> Tensor:
         # with given statistics for each channel that is what a batch norm computes
-        y = F.batch_norm(stripe, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+        y = F.batch_norm(stripe, mean, variance, weight, bias, eps=norm.eps)
         return F.silu(y, inplace=True)
 
     return normalised

@@ -6,7 +6,7 @@ narrower format stay in it, in every dtype; what is small or no linear is expand
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import WeightsError
+from kleinod.mapping import let_go, mapped_ranges
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.ops import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
@@ -68,6 +69,7 @@ class Blueprint:
                 target = self.module.get_submodule(layer)
                 if quantize and _BLOCK_LINEARS.fullmatch(name) and isinstance(target, nn.Linear):
                     stand_in = Int8Linear(moved)
+                    let_go(mapped_ranges(_tensors(parts)))
                 else:
                     stand_in = _stand_in(target, moved, dtype, is_mapped=is_mapped)
             if stand_in is None:
@@ -78,6 +80,11 @@ class Blueprint:
                 whole |= {f"{layer}.{key}": value for key, value in stand_in.state_dict().items()}
         self.module.load_state_dict(whole, strict=True, assign=True)
         return self.module.eval().requires_grad_(False)
+
+
+def _tensors(parts: WeightParts) -> Iterator[Tensor]:
+    for part in parts:
+        yield from (part,) if isinstance(part, Tensor) else part.buffers()
 
 
 def _stand_in(
