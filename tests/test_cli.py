@@ -150,6 +150,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         "device": "cpu",
         "dtype": "bfloat16",
         "residency": "sequential",
+        "quantize": None,
         "components": kleinod.Components(
             model / "text_encoder", model / "vae", model / "tokenizer"
         ),

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from kleinod import catalog
-from kleinod.allocator import available_bytes, keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
+from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.pipeline import Pipeline
 from kleinod.quantization import int8
@@ -59,6 +59,7 @@ def load(
     quantize: "int8" computes the blocks' linears in int8, faster and not quite the same picture.
     Raises InputError, WeightsError.
     """
+    use_large_pages()
     path = catalog.find(model)
     info = catalog.describe(model, path)
     place = _device(device)
@@ -70,8 +71,6 @@ def load(
         # to quantise takes longer than to paint: not for every picture
         policy = "all"
     where = _Place(place, number, policy, quantization)
-    if place.type == "cpu":
-        keep_freed_memory()
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
         return _assembled(paths, info, where, progress or _silent)
 
@@ -103,8 +102,12 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     }
 
     def loader(name: str) -> nn.Module:
-        quantize = None if name == "autoencoder" else place.quantization
-        return openers[name]().filled(place.device, place.dtype, quantize=quantize)
+        quantize = place.quantization
+        if name != "autoencoder" or quantize is None:
+            return openers[name]().filled(place.device, place.dtype, quantize=quantize)
+        # twice as fast on the CPU, and rounded otherwise
+        module = openers[name]().filled(place.device, place.dtype)
+        return module.to(memory_format=torch.channels_last)
 
     residents = Residents({name: partial(loader, name) for name in openers}, place.policy)
     tokenizer = Tokenizer.from_file(paths.tokenizer, info.max_text_tokens)

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from kleinod.allocator import give_back
 from kleinod.streaming import stream
 
 AUTO_LIMIT_BYTES = 2 * 1024**3
@@ -44,7 +43,6 @@ class Residents:
     def release(self) -> None:
         """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
-        give_back()
 
     @property
     def held(self) -> tuple[str, ...]:
