@@ -83,6 +83,7 @@ def test_picture_takes_the_first_reference_s_size(server: Server) -> None:
                 "input_image": as_base64(first),
                 "input_image_2": "data:image/webp;base64," + as_base64(second),
                 "steps": 1,
+                "seed": 7,
             },
         ).json()
         assert body["input_mp"] == pytest.approx((7000 + 4096) / 1e6, abs=1e-3)

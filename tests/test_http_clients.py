@@ -67,7 +67,10 @@ def test_openai_streams(client: openai.OpenAI) -> None:
 
 def test_openai_streams_an_edit(client: openai.OpenAI) -> None:
     stream = client.images.edit(
-        image=("a.png", picture()), prompt="yellow", stream=True, extra_body={"steps": 1}
+        image=("a.png", picture()),
+        prompt="change the background to blue",
+        stream=True,
+        extra_body={"steps": 4, "seed": 1},
     )
     assert [event.type for event in stream][-1] == "image_edit.completed"
 

@@ -86,7 +86,7 @@ def test_meaning_is_judged_without_a_listed_word(shipped: Guard) -> None:
 def test_end_of_a_long_prompt_is_judged(shipped: Guard) -> None:
     prompt = "a quiet garden with roses, " * 60
     assert not _is_stopped(shipped, prompt)
-    assert _is_stopped(shipped, prompt + "an extremely violent killing shown in close detail")
+    assert _is_stopped(shipped, prompt + "an extremely violent killing shown in close detail, " * 8)
 
 
 def test_tolerance_shifts_but_not_for_the_law(shipped: Guard) -> None:

@@ -89,7 +89,10 @@ def test_log_is_json_with_ids_and_without_prompts(server: Server) -> None:
 
 def test_metrics_tell_of_queue_steps_stages_and_memory(server: Server) -> None:
     with server.client() as client:
-        client.post("/v1/images/generations", json={"prompt": "a fox", "size": "64x64", "steps": 1})
+        client.post(
+            "/v1/images/generations",
+            json={"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7},
+        )
         text = client.get("/metrics").text
     for name in (
         "queue_jobs",
