@@ -107,7 +107,8 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
             return openers[name]().filled(place.device, place.dtype, quantize=quantize)
         # twice as fast on the CPU, and rounded otherwise
         module = openers[name]().filled(place.device, place.dtype)
-        return module.to(memory_format=torch.channels_last)
+        nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
+        return module
 
     residents = Residents({name: partial(loader, name) for name in openers}, place.policy)
     tokenizer = Tokenizer.from_file(paths.tokenizer, info.max_text_tokens)

@@ -118,7 +118,9 @@ def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Te
     out = joined[..., width:]
     for rows, some in _tiles(gate, out):
         left, right = gate(some.start, some.stop), value(some.start, some.stop)
-        torch.mul(F.silu(left[:, rows]), right[:, rows], out=out[:, rows, some])
+        # in place where nobody else will read it, and not where it would be written far away
+        activated = F.silu(left[:, rows], inplace=not gate.is_whole)
+        torch.mul(activated, right[:, rows], out=out[:, rows, some])
     return joined
 
 
