@@ -1,4 +1,4 @@
-"""Filters of prompts and pictures: what passes, what is stopped, and what happens when one fails."""
+"""Filters of prompts and pictures: what passes, what is stopped, what happens when one fails."""
 
 import runpy
 from collections.abc import Mapping
@@ -230,7 +230,7 @@ def test_filter_that_crashes_closes_the_door(
 ) -> None:
     broken = _with_plugin(monkeypatch, lambda: _Own(answer))
     with pytest.raises(
-        FilterError, match="own crashed.*nothing is painted.*--safety off"
+        FilterError, match=r"own crashed.*nothing is painted.*--safety off"
     ) as caught:
         broken.check_prompt("a fox")
     assert "fox" not in str(caught.value)
@@ -242,7 +242,7 @@ def test_filter_that_cannot_load_closes_the_door(
 ) -> None:
     broken = _with_plugin(monkeypatch, maker)
     for check in (lambda: broken.check_prompt("a fox"), lambda: broken.filters):
-        with pytest.raises(FilterError, match="own cannot load.*nothing is painted"):
+        with pytest.raises(FilterError, match=r"own cannot load.*nothing is painted"):
             check()
 
 
@@ -277,7 +277,7 @@ def test_policy_is_read_and_checked(tmp_path: Path) -> None:
     assert policy.switched("on").is_on and not policy.switched(None).is_on
     for text in ("is_on = 1", "colour = true", "deny_list = 3", "is_on ="):
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(InputError, match="safety.toml"):
+        with pytest.raises(InputError, match=r"safety.toml"):
             Policy.configured(file)
 
 

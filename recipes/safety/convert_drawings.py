@@ -22,7 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 _PRINT = """
 const folder = process.argv[1] + "/dist/models/mobilenet_v2_mid/";
 const shards = ["group1-shard1of2.min.js", "group1-shard2of2.min.js"];
-console.log(JSON.stringify([require(folder + "model.min.js"), shards.map(s => require(folder + s))]));
+const parts = shards.map(s => require(folder + s));
+console.log(JSON.stringify([require(folder + "model.min.js"), parts]));
 """
 CLASSES = ("drawing", "hentai", "neutral", "porn", "sexy")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.ops import rms_norm
+from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.quantization.stored import StoredWeight, Weight
 from kleinod.safety.verdicts import JUDGED, PROMPT
@@ -46,7 +47,9 @@ class Judge:
         self._tokenizer = Tokenizer.from_file(tokenizer_file, _MAX_TOKENS)
         parts = to_bfl(read_weights(folder), TEXT_ENCODER_GGUF)
         depth = 1 + max(int(name.split(".")[2]) for name in parts if ".layers." in name)
-        self._model = loading.open_text_encoder(folder, (depth,)).filled(torch.device("cpu"), dtype)
+        model = loading.open_text_encoder(folder, (depth,)).filled(torch.device("cpu"), dtype)
+        assert isinstance(model, TextEncoder)
+        self._model, self._eps = model, model.config.rms_norm_eps
         answers = torch.tensor([self._tokenizer.word_ids(word)[0] for word in _ANSWERS])
         # Qwen3-4B uses its table of words as the head; larger ones have their own
         head = parts.get("lm_head.weight") or parts["model.embed_tokens.weight"]
@@ -67,8 +70,7 @@ class Judge:
         ids, mask = self._tokenizer.encode([question])
         length = int(mask.sum())
         states = self._model(ids[:, :length], mask[:, :length])[0, -1]
-        config = self._model.config
-        normed = rms_norm(states, self._norm, config.rms_norm_eps)
+        normed = rms_norm(states, self._norm, self._eps)
         return (self._rows @ normed).float()
 
 

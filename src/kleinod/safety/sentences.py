@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from kleinod.safety.onnx import Network
 from kleinod.safety.spelling import plain
 from kleinod.safety.verdicts import BRANDS, CATEGORIES, PROMPT, REAL_PERSON
+from kleinod.safety.words import shipped_rules
 
 VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
 HEAD_FILE = Path(__file__).parent / "models" / "head.safetensors"
@@ -76,7 +77,8 @@ class Sentences:
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
         """A probability for each category."""
         assert isinstance(subject, str)
-        best = probabilities(self._embedder.of_prompt(subject), self._head).max(axis=0)
+        words = shipped_rules().without_harmless(plain(subject).replace("-", " "), "thing")
+        best = probabilities(self._embedder.of_prompt(words), self._head).max(axis=0)
         named = zip(CATEGORIES, best, strict=True)
         return {name: float(value) for name, value in named if name not in _UNKNOWN}
 

@@ -92,11 +92,16 @@ class Rules:
         texts = (p.text for name, ps in self.phrases.items() if name != "harmless" for p in ps)
         return frozenset(word for text in texts for word in re.findall(r"[a-z]{5,}", text))
 
+    def without_harmless(self, text: str, stand_in: str = "_") -> str:
+        """A text of plain words with something else in place of the harmless phrases."""
+        for phrase in self.phrases["harmless"]:
+            if phrase.literal in text:
+                text = phrase.pattern.sub(stand_in, text)
+        return text
+
     def scores(self, reading: str) -> dict[str, float]:
         """The best score of each category that has one."""
-        for phrase in self.phrases["harmless"]:
-            if phrase.literal in reading:
-                reading = phrase.pattern.sub("_", reading)
+        reading = self.without_harmless(reading)
 
         @cache
         def has(name: str) -> bool:
@@ -113,6 +118,12 @@ class Rules:
         return scores
 
 
+@cache
+def shipped_rules() -> Rules:
+    """Those of rules.toml, read once."""
+    return Rules(RULES_FILE.read_text(encoding="utf-8"))
+
+
 class Words:
     """The rules of rules.toml over every reading of a prompt."""
 
@@ -121,7 +132,7 @@ class Words:
     moments = (PROMPT,)
 
     def __init__(self) -> None:
-        self.rules = Rules(RULES_FILE.read_text(encoding="utf-8"))
+        self.rules = shipped_rules()
         known = _vocabulary() | self.rules.lexicon | self.rules.no_slips
         self._speller = Speller(known, self.rules.watched, slipped=self.rules.slipped)
 
