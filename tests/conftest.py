@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from http_server import Server, serving
+from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
 
@@ -20,3 +22,25 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("KLEINOD_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("KLEINOD_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the whole run, started when the first test asks."""
+    with started() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'kleinod.db'}"
+    return request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, own_folders: None) -> Iterator[Server]:
+    """One `kleinod serve` with the built-in model and no keys, shared by all who speak HTTP."""
+    with serving(tmp_path_factory.mktemp("server"), log_format="json") as running:
+        yield running

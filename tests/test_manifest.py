@@ -116,20 +116,49 @@ def test_one_changed_byte_of_the_picture_is_reported(format_name: str) -> None:
     assert _independent(bytes(changed), format_name)["integrity"] != "valid"
 
 
-def test_any_changed_byte_of_a_png_is_reported() -> None:
-    data = _file("PNG")
-    # every 40th byte: header, manifest, the filling after its signature, receipt, pixels
-    for position in range(8, len(data), 40):
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_any_changed_byte_is_reported(format_name: str) -> None:
+    first = manifest.Reference("fox.jpg", _file("JPEG"), "JPEG")
+    data = _file(format_name, first)
+    # every 397th byte: header, manifests, the filling after the signature, receipt, pixels
+    for position in range(8, len(data), 397):
         changed = bytearray(data)
         changed[position] ^= 1
-        assert manifest.judged(bytes(changed), "PNG").state in ("invalid", "none"), position
+        assert manifest.judged(bytes(changed), format_name).state in ("invalid", "none"), position
 
 
-def test_filling_after_the_signature_is_checked() -> None:
-    data = bytearray(_file("WEBP"))
-    signature = list(manifest._SIGNATURE_BOX.finditer(data))[-1].end()
-    data[data.index(b"\x63pad\x59", signature) + 200] ^= 1
-    assert manifest.judged(bytes(data), "WEBP").state == "invalid"
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_frame_of_the_manifest_is_checked(format_name: str) -> None:
+    """What no signature reaches: names and lengths of boxes, filling, segments and brands."""
+    first = manifest.Reference("fox.jpg", _file("JPEG"), "JPEG")
+    data = _file(format_name, first)
+    signature = data.rindex(b"c2pa.signature")
+    places = [*range(data.index(b"jumb") - 20, data.index(b"jumb") + 45, 3)]
+    places += [data.index(name) + 2 for name in (b"c2pa.assertions", b"c2pa.claim")]
+    places += [data.rindex(name) + 2 for name in (b"c2pa.assertions", b"c2pa.claim")]
+    places += [signature - 30, signature + 3, data.index(b"cpadY", signature) + 200]
+    if format_name == "AVIF":
+        places += range(8, 32, 3)
+    for position in places:
+        changed = bytearray(data)
+        changed[position] ^= 1
+        assert manifest.judged(bytes(changed), format_name).state in ("invalid", "none"), position
+
+
+def test_references_with_long_manifests_hold() -> None:
+    """A JPEG's manifest over 65,533 bytes stands in several segments."""
+    large = Image.effect_noise((96, 96), 90).convert("RGB")
+    receipt = RECEIPT | {"request": RECEIPT["request"] | {"prompt": "fox " * 20_000}}
+    data = manifest.signed(
+        container.encoded(large, "PNG", receipt),
+        "PNG",
+        receipt=receipt,
+        references=(),
+        identity=authority.identity(),
+    )
+    edited = _file("JPEG", manifest.Reference("noise.png", data, "PNG"))
+    assert edited.count(b"\xff\xeb") >= 2
+    assert manifest.judged(edited, "JPEG").state == "trusted"
 
 
 def test_manifest_of_another_picture_is_reported() -> None:

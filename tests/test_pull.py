@@ -180,7 +180,8 @@ def test_a_licence_must_be_accepted(non_commercial: FakeHub) -> None:
 def test_a_licence_is_accepted_once(non_commercial: FakeHub, tmp_path: Path) -> None:
     assert _pull("klein-9b", "--accept-license").exit_code == 0
     stored = json.loads((tmp_path / "home" / "licenses.json").read_text())
-    assert stored == {NAME_9B: catalog.NON_COMMERCIAL}
+    assert stored[NAME_9B]["license"] == catalog.NON_COMMERCIAL
+    assert stored[NAME_9B]["accepted_at"].startswith("20")
     result = _pull("klein-9b")
     assert result.exit_code == 0 and "FLUX Non-Commercial License" in result.stderr
 

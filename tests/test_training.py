@@ -6,39 +6,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_parts import RECIPE, TINY, shapes, tiny_flow, tiny_pools, tiny_tools
 
-from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
-from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import (
-    Distillation,
     DistillationRecipe,
     Paths,
+    distillation_loop,
     teacher_sigmas,
 )
-from kleinod.training.edits import Editor
+from kleinod.training.edits import Editor, subject_and_detail
 from kleinod.training.export import export
-from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
+from kleinod.training.flow_stage import flow_loop, initialise
+from kleinod.training.heldout import edit_is_held_out, pair_is_held_out
 from kleinod.training.icons import STYLES, Icons, dropped_by_filter
-from kleinod.training.pool import Pool
-from kleinod.training.scenes import BACKGROUNDS, Composer, Scene, Thing, held_out, with_article
-from kleinod.training.scoring import NearestIcon, background_of, score_singles, single_scenes
-from kleinod.training.vocabulary import train_tokenizer
-
-NAMES = ("circle", "square", "owl")
+from kleinod.training.layouts import BACKGROUNDS, PAIRS
+from kleinod.training.loop import Loop
+from kleinod.training.pool import Tools
+from kleinod.training.scenes import Composer, Scene, Thing, held_out
+from kleinod.training.wording import counted, with_article
 
 
 @pytest.fixture(scope="module")
 def icons() -> Icons:
-    """Three shapes in three styles: a disc, a box, and a disc over a box."""
-    y, x = np.mgrid[:128, :128] - 64
-    shapes = (x**2 + y**2 < 50**2, np.maximum(abs(x), abs(y)) < 45, (x**2 < 30**2) & (y < 40))
-    pixels = np.zeros((9, 128, 128, 4), dtype=np.uint8)
-    for index in range(9):
-        pixels[index][shapes[index // 3]] = (80 * (index % 3) + 60, 30, 220 - 80 * (index % 3), 255)
-    return Icons(pixels, np.arange(9) // 3, np.arange(9) % 3, NAMES)
+    return shapes()
 
 
 @pytest.fixture
@@ -59,6 +51,45 @@ def test_article_follows_the_sound(words: str, expected: str) -> None:
     assert with_article(words) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "number", "expected"),
+    [
+        ("fox", 2, "two foxes"),
+        ("butterfly", 3, "three butterflies"),
+        ("donkey", 4, "four donkeys"),
+        ("mouse", 2, "two mice"),
+        ("owl", 1, "an owl"),
+    ],
+)
+def test_counted_things_are_plural(words: str, number: int, expected: str) -> None:
+    assert counted(words, number) == expected
+
+
+def test_group_shows_as_many_as_it_says(composer: Composer) -> None:
+    numbers = {"two": 2, "three": 3, "four": 4}
+    for _ in range(20):
+        scene, words = composer.group()
+        assert len(scene.things) == numbers[words.split()[0]]
+        assert len({thing.concept for thing in scene.things}) == 1
+
+
+def test_canvas_of_another_size_keeps_the_layout(composer: Composer) -> None:
+    scene = Scene((Thing(1, (32.0, 64.0), 60.0),), STYLES.index("flat"), "teal", (256, 128))
+    picture = composer.render(scene)
+    assert picture.shape == (128, 256, 3)
+    assert tuple(picture[64, 64]) == (140, 30, 140)
+    assert tuple(picture[64, 128]) == BACKGROUNDS["teal"]
+
+
+def test_tint_changes_the_hue_alone(composer: Composer) -> None:
+    thing = Thing(1, tint="green")
+    plain = composer.render(Scene((replace(thing, tint=None),), 1, "white"))
+    tinted = composer.render(Scene((thing,), 1, "white"))
+    red, green, blue = (int(v) for v in tinted[64, 64])
+    assert green > red and green > blue
+    assert np.array_equal(tinted[:8], plain[:8])
+
+
 def test_picture_shows_what_the_scene_says(composer: Composer) -> None:
     picture = composer.render(Scene((Thing(1),), STYLES.index("flat"), "teal"))
     assert tuple(picture[2, 2]) == BACKGROUNDS["teal"]
@@ -68,7 +99,20 @@ def test_picture_shows_what_the_scene_says(composer: Composer) -> None:
 def test_held_out_combinations_are_never_composed(composer: Composer) -> None:
     scenes = [composer.single()[0] for _ in range(400)]
     assert not any(held_out(scene) for scene in scenes)
-    assert all(held_out(scene) for scene, _ in single_scenes(composer, 4))
+
+
+def test_held_out_pairs_and_edits_are_never_composed(composer: Composer) -> None:
+    editor = Editor(composer)
+    for _ in range(200):
+        scene, words = composer.pair()
+        if " and " not in words:
+            relation = next(r for r in PAIRS if f" {r} " in words)
+            numbers = (thing.concept for thing in scene.things)
+            assert not pair_is_held_out(*numbers, relation)
+        (before,), words, after = editor.one()
+        if "background" in words:
+            numbers = subject_and_detail("background", before, after)
+            assert not edit_is_held_out("background", *numbers)
 
 
 def test_edits_change_what_they_name(composer: Composer) -> None:
@@ -81,21 +125,6 @@ def test_edits_change_what_they_name(composer: Composer) -> None:
         assert target != references[0]
 
 
-def test_oracle_knows_real_scenes(icons: Icons, composer: Composer) -> None:
-    scenes = [scene for scene, _ in single_scenes(composer, 5)]
-    moved = [replace(s, things=(Thing(s.things[0].concept, (67.0, 61.0)),)) for s in scenes]
-    scores = score_singles(NearestIcon(icons), scenes, [composer.render(s) for s in moved])
-    assert scores == {"concept": 1.0, "style": 1.0, "background": 1.0}
-
-
-def test_oracle_refuses_another_object(icons: Icons, composer: Composer) -> None:
-    scene, _ = single_scenes(composer, 1)[0]
-    other = replace(scene, things=(Thing((scene.things[0].concept + 1) % 3),))
-    scores = score_singles(NearestIcon(icons), [scene], [composer.render(other)])
-    assert scores["concept"] == 0.0
-    assert background_of(composer.render(other)) == scene.background
-
-
 def test_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
     state = {"a": [torch.arange(3), {1: torch.ones(2), "n": 0.5}], "step": 7, "name": "x"}
     checkpoints.save(tmp_path / "c.safetensors", state)
@@ -104,9 +133,6 @@ def test_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
     assert torch.equal(loaded["a"][0], torch.arange(3))
     assert torch.equal(loaded["a"][1][1], torch.ones(2))
     assert checkpoints.load(tmp_path / "other") is None
-
-
-TINY = AutoencoderConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2)
 
 
 def test_autoencoder_learns_and_goes_on(composer: Composer, tmp_path: Path) -> None:
@@ -118,69 +144,34 @@ def test_autoencoder_learns_and_goes_on(composer: Composer, tmp_path: Path) -> N
     assert first.bn.running_var is not None and (first.bn.running_var != 1).all()
 
 
-def _flow() -> Flow:
-    transformer = TransformerConfig(
-        num_layers=1,
-        num_single_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        joint_attention_dim=48,
-        axes_dims_rope=(4, 4, 4, 4),
-        timestep_guidance_channels=16,
-    )
-    text = TextEncoderConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    return Flow(transformer, text, (1, 2, 3))
+@pytest.fixture
+def tools(composer: Composer, tmp_path: Path) -> Tools:
+    return tiny_tools(composer, tmp_path)
 
 
 @pytest.fixture
-def trainer(composer: Composer, tmp_path: Path) -> FlowTrainer:
+def trainer(composer: Composer, tools: Tools, tmp_path: Path) -> Loop:
     torch.manual_seed(0)
-    editor = Editor(composer)
-    train_tokenizer([composer.single()[1] for _ in range(50)], 300, tmp_path / "tokenizer")
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer" / "tokenizer.json", 32)
-    autoencoder = Autoencoder(TINY).eval()
-
-    def plain() -> tuple[tuple[Scene, ...], str, Scene]:
-        scene, words = composer.single()
-        return (), words, scene
-
-    pools = [Pool(plain, 1, 64), Pool(editor.one, 2, 64), Pool(editor.two, 3, 64)]
-    recipe = FlowRecipe(
-        steps=40,
-        batch=16,
-        muon_rate=0.05,
-        learning_rate=0.02,
-        fresh=1,
-        first_examples=64,
-        shares=(0.4, 0.3, 0.3),
-        compile=False,
-    )
-    return FlowTrainer(_flow(), recipe, pools, (composer, autoencoder, tokenizer), tmp_path)
+    flow = tiny_flow()
+    initialise(flow)
+    return flow_loop(flow, RECIPE, pools=tiny_pools(composer), tools=tools, folder=tmp_path)
 
 
-def test_flow_learns_and_saves(trainer: FlowTrainer, tmp_path: Path) -> None:
+def test_flow_learns_and_saves(trainer: Loop, tmp_path: Path) -> None:
     losses: list[float] = []
-    loss_of = trainer._loss
+    loss_of = trainer.objective.loss
 
     def recorded(kind: int) -> torch.Tensor:
         loss = loss_of(kind)
         losses.append(loss.item())
         return loss
 
-    trainer._loss = recorded  # type: ignore[method-assign]
+    trainer.objective.loss = recorded  # type: ignore[method-assign]
     trainer.run()
     assert np.mean(losses[-6:]) < 0.97 * np.mean(losses[:6])
     state = checkpoints.load(tmp_path / "flow.safetensors")
     assert state is not None and state["step"] == 40
-    for name, value in trainer.flow.state_dict().items():
+    for name, value in trainer.module.state_dict().items():
         assert torch.equal(state["model"][name], value)
 
 
@@ -190,38 +181,40 @@ def test_teachers_sigmas_contain_the_students() -> None:
     assert torch.allclose(teacher[::2], student, atol=1e-6)
 
 
-def test_student_comes_nearer_to_the_teachers_path(trainer: FlowTrainer, tmp_path: Path) -> None:
-    for pool in trainer.pools:
-        pool.refill(16, *trainer.tools)
-    teacher, student = _flow(), _flow()
+def test_student_comes_nearer_to_the_teachers_path(
+    composer: Composer, tools: Tools, tmp_path: Path
+) -> None:
+    teacher, student = tiny_flow(), tiny_flow()
     for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     student.load_state_dict(teacher.state_dict())
     recipe = DistillationRecipe(
-        steps=20, batch=8, muon_rate=5e-3, first_paths=48, refill_every=20, compile=False
+        steps=20,
+        batch=8,
+        muon_rate=5e-3,
+        first_paths=48,
+        first_examples=16,
+        refill_every=20,
+        shares=(0.8, 0.14, 0.06),
     )
-    run = Distillation(
-        teacher.eval().requires_grad_(False),
-        student,
-        recipe=recipe,
-        paths=[Paths(pool, recipe, 64) for pool in trainer.pools],
-        empty=trainer.empty,
-        folder=tmp_path,
-    )
+    paths = [Paths(pool, recipe, 64) for pool in tiny_pools(composer)]
+    run = distillation_loop(teacher, student, recipe, paths=paths, tools=tools, folder=tmp_path)
     losses: list[float] = []
-    loss_of = run._loss
+    loss_of = run.objective.loss
 
-    def recorded(paths: Paths) -> torch.Tensor:
-        loss = loss_of(paths)
+    def recorded(kind: int) -> torch.Tensor:
+        loss = loss_of(kind)
         losses.append(loss.item())
         return loss
 
-    run._loss = recorded  # type: ignore[method-assign]
+    run.objective.loss = recorded  # type: ignore[method-assign]
     run.run()
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_exported_folder_loads_as_the_same_model(trainer: FlowTrainer, tmp_path: Path) -> None:
+def test_exported_folder_loads_as_the_same_model(
+    trainer: Loop, tools: Tools, tmp_path: Path
+) -> None:
     import kleinod
 
     facts = {
@@ -233,8 +226,8 @@ def test_exported_folder_loads_as_the_same_model(trainer: FlowTrainer, tmp_path:
         "guidance_scale": 1.0,
         "license": "none",
     }
-    flow = trainer.flow.bfloat16().float()
-    export(flow, trainer.tools[1], tmp_path, facts)
+    flow = trainer.module.bfloat16().float()
+    export(flow, tools.autoencoder, tmp_path, facts)
     pipeline = kleinod.load(tmp_path, device="cpu", dtype=torch.float32)
     assert pipeline.info.is_distilled and pipeline.info.default_size == 64
     expected = flow.transformer.state_dict()

@@ -6,6 +6,7 @@ everything lies in runs/mini. Draw the icons first (recipes/mini/README.md).
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,14 +16,16 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
-from kleinod.training.distillation import Distillation, DistillationRecipe, Paths
+from kleinod.training.distillation import DistillationRecipe, Paths, distillation_loop
 from kleinod.training.edits import Editor
 from kleinod.training.export import export
-from kleinod.training.flow import Flow, FlowRecipe, FlowTrainer
+from kleinod.training.flow import Flow
+from kleinod.training.flow_stage import FlowRecipe, flow_loop, initialise
 from kleinod.training.icons import Icons
-from kleinod.training.pool import Pool
+from kleinod.training.loop import Loop
+from kleinod.training.pool import Pool, Tools
 from kleinod.training.sampling import sheet
-from kleinod.training.scenes import Composer
+from kleinod.training.scenes import Composer, Example, drawing
 from kleinod.training.vocabulary import train_tokenizer
 
 RUN = Path("runs/mini")
@@ -50,6 +53,11 @@ TEXT_ENCODER = TextEncoderConfig(
 )
 TEXT_LAYERS = (2, 4, 6)
 MAX_TEXT_TOKENS = 32
+Size = tuple[int, int]
+NATIVE = (128, 128)
+SIZES = ((192, 192), (256, 256), (192, 128), (128, 192), (256, 128), (128, 256))
+SMALL_SIZES = ((64, 64), (96, 96), (160, 96), (96, 160))
+SIZES_WITH_REFERENCE = ((192, 128), (128, 192))
 PROMPTS = (
     "a cat",
     "a red apple on a blue background",
@@ -67,6 +75,14 @@ PROMPTS = (
     "a butterfly on white",
     "a dog to the left of a car",
     "a bee above a rose on pink",
+    "three foxes, flat style",
+    "a blue cat",
+    "an apple and a pear above a banana",
+    "two owls on yellow",
+    "a car to the right of a tree on gray",
+    "a fish below a cloud",
+    "four stars on blue",
+    "a green dog, 3D style",
 )
 
 
@@ -75,15 +91,35 @@ def composer(seed: int) -> Composer:
     return Composer(Icons.load(RUN / "icons.npz"), seed)
 
 
-def pools(scenes: Composer) -> list[Pool]:
-    """Text to picture, one reference, two references."""
+def pools(scenes: Composer) -> tuple[list[Pool], tuple[float, ...]]:
+    """Text to picture, one reference, two references, then other sizes; and their shares."""
     editor = Editor(scenes)
 
-    def plain() -> tuple:
-        scene, words = scenes.single() if scenes.rng.random() < 0.72 else scenes.pair()
+    def plain() -> Example:
+        scene, words = scenes.any()
         return (), words, scene
 
-    return [Pool(plain, 1, 6144), Pool(editor.one, 2, 3072), Pool(editor.two, 3, 1536)]
+    def alone() -> Example:
+        scene, words = scenes.single()
+        return (), words, scene
+
+    def pool(make: Callable[[], Example], pictures: int, capacity: int, size: Size) -> Pool:
+        return Pool(drawing(scenes, make, size), pictures, capacity=capacity, size=size)
+
+    parts = [
+        (0.54, pool(plain, 1, 6144, NATIVE)),
+        (0.22, pool(editor.one, 2, 3072, NATIVE)),
+        (0.12, pool(editor.two, 3, 1536, NATIVE)),
+        *((0.01, pool(plain, 1, 384, size)) for size in SIZES),
+        *((0.01, pool(alone, 1, 384, size)) for size in SMALL_SIZES),
+        *((0.01, pool(editor.one, 2, 256, size)) for size in SIZES_WITH_REFERENCE),
+    ]
+    return [pool for _, pool in parts], tuple(share for share, _ in parts)
+
+
+def tools(scenes: Composer) -> Tools:
+    """Autoencoder and tokenizer, and the generator of scenes."""
+    return Tools(scenes.rng, load_autoencoder(), load_tokenizer())
 
 
 def load_autoencoder() -> Autoencoder:
@@ -102,8 +138,9 @@ def load_tokenizer() -> Tokenizer:
     path = RUN / "tokenizer" / "tokenizer.json"
     if not path.is_file():
         scenes = composer(7)
-        makers = [pool.make for pool in pools(scenes)]
-        captions = [make()[1] for make in makers for _ in range(6000)]
+        editor = Editor(scenes)
+        captions = [words for _ in range(6000) for _, words in (scenes.any(),)]
+        captions += [make()[1] for make in (editor.one, editor.two) for _ in range(6000)]
         train_tokenizer(captions, TEXT_ENCODER.vocab_size, path.parent)
     return Tokenizer.from_file(path, MAX_TEXT_TOKENS)
 
@@ -129,20 +166,33 @@ def autoencoder(steps: int | None) -> None:
     train_autoencoder(AUTOENCODER, recipe, composer(recipe.seed), RUN)
 
 
+def looking(name: str, num_steps: int, guidance: float, made: Tools) -> Callable[[Loop], None]:
+    """Paints the stage's sheet after every report."""
+
+    def look(loop: Loop) -> None:
+        flow = new_flow()
+        flow.load_state_dict(loop.average.values)
+        path = RUN / f"{name}.png"
+        models = made.autoencoder, made.tokenizer
+        sheet(flow, models, PROMPTS, path=path, num_steps=num_steps, guidance=guidance)
+        assert loop.curves is not None
+        loop.curves.add_sheet(loop.step, path)
+
+    return look
+
+
 def flow(steps: int | None) -> None:
     """Text encoder and transformer from nothing."""
-    recipe = FlowRecipe(steps=steps or FlowRecipe.steps)
-    scenes = composer(recipe.seed)
-    tools = load_autoencoder(), load_tokenizer()
-    trainer = FlowTrainer(new_flow(), recipe, pools(scenes), (scenes, *tools), RUN)
-
-    def look(trainer: FlowTrainer) -> None:
-        flow = new_flow()
-        flow.load_state_dict(trainer.average.values)
-        sheet(flow, tools, PROMPTS, path=RUN / "flow.png", num_steps=10, guidance=3.0)
-
-    trainer.on_report = look
-    trainer.run()
+    scenes = composer(FlowRecipe.seed)
+    examples, shares = pools(scenes)
+    steps = steps or FlowRecipe.steps
+    recipe = FlowRecipe(steps=steps, shares=shares, compiled_size=NATIVE)
+    made, model = tools(scenes), new_flow()
+    torch.manual_seed(recipe.seed)
+    initialise(model)
+    loop = flow_loop(model, recipe, pools=examples, tools=made, folder=RUN)
+    loop.on_report = looking("flow", 10, 3.0, made)
+    loop.run()
 
 
 def decoder(steps: int | None) -> None:
@@ -153,35 +203,21 @@ def decoder(steps: int | None) -> None:
 
 def distil(steps: int | None) -> None:
     """Guidance and steps of the flow into four steps."""
-    recipe = DistillationRecipe(steps=steps or DistillationRecipe.steps)
-    scenes = composer(recipe.seed)
-    tools = load_autoencoder(), load_tokenizer()
-    examples = pools(scenes)
-    for pool in examples:
-        for _ in range(12):
-            pool.refill(64, scenes, *tools)
+    scenes = composer(DistillationRecipe.seed)
+    examples, shares = pools(scenes)
+    steps = steps or DistillationRecipe.steps
+    recipe = DistillationRecipe(steps=steps, shares=shares, compiled_size=NATIVE)
     teacher, student = averaged_flow("flow.safetensors"), averaged_flow("flow.safetensors")
-    run = Distillation(
-        teacher,
-        student,
-        recipe=recipe,
-        paths=[Paths(pool, recipe, 3072) for pool in examples],
-        empty=tools[1].encode([""]),
-        folder=RUN,
-    )
-
-    def look(run: Distillation) -> None:
-        flow = new_flow()
-        flow.load_state_dict(run.average.values)
-        sheet(flow, tools, PROMPTS, path=RUN / "distilled.png", num_steps=4, guidance=1.0)
-
-    run.on_report = look
-    run.run()
+    made = tools(scenes)
+    paths = [Paths(pool, recipe, min(3072, pool.capacity)) for pool in examples]
+    loop = distillation_loop(teacher, student, recipe, paths=paths, tools=made, folder=RUN)
+    loop.on_report = looking("distilled", 4, 1.0, made)
+    loop.run()
 
 
-def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
-    """A stage's weights as a diffusers folder."""
-    facts = {
+def facts(steps: int, guidance: float) -> dict[str, object]:
+    """What kleinod.json says of the model."""
+    return {
         "name": "mini",
         "text_layers": list(TEXT_LAYERS),
         "max_text_tokens": MAX_TEXT_TOKENS,
@@ -190,8 +226,12 @@ def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
         "guidance_scale": guidance,
         "license": "Apache-2.0",
     }
+
+
+def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
+    """A stage's weights as a diffusers folder."""
     shutil.copytree(RUN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    export(averaged_flow(name), load_autoencoder(), folder, facts)
+    export(averaged_flow(name), load_autoencoder(), folder, facts(steps, guidance))
 
 
 def export_mini(steps: int | None) -> None:

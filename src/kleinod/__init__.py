@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kleinod.assembly import load
     from kleinod.catalog import ModelInfo
     from kleinod.errors import InputError, KleinodError, NumericalError, WeightsError
+    from kleinod.painter import Painter
     from kleinod.pipeline import Pipeline
     from kleinod.request import Components, Request
 
@@ -23,6 +24,7 @@ __all__ = [
     "KleinodError",
     "ModelInfo",
     "NumericalError",
+    "Painter",
     "Pipeline",
     "Request",
     "WeightsError",
@@ -35,6 +37,7 @@ _HOMES = {
     "KleinodError": "errors",
     "ModelInfo": "catalog",
     "NumericalError": "errors",
+    "Painter": "painter",
     "Pipeline": "pipeline",
     "Request": "request",
     "WeightsError": "errors",

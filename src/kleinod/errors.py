@@ -8,6 +8,14 @@ class KleinodError(Exception):
     """Everything that kleinod raises on purpose."""
 
 
+class QueueFullError(KleinodError):
+    """The engine holds as many waiting requests as it may; try again later."""
+
+
+class EngineClosedError(KleinodError):
+    """The engine takes no more requests."""
+
+
 class InputError(KleinodError):
     """A user's mistake: names the field, the value, the limit and the remedy (exit status 2)."""
 

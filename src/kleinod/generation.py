@@ -10,6 +10,7 @@ What may fail for a user's mistake (a certificate, a folder) is asked for before
 `signing`. Knows nothing of names of files and of progress bars.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 from kleinod import __version__
 from kleinod.errors import InputError
 from kleinod.pipeline import Pipeline
-from kleinod.provenance import authority, container, facts, manifest, watermark
+from kleinod.provenance import authority, container, facts, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity
 from kleinod.provenance.facts import ModelFile
@@ -44,6 +45,13 @@ class FinishedImage:
     data: bytes
     image: Image.Image
     receipt: Receipt
+
+    def save(self, path: str | Path) -> None:
+        """Write the file as it is; another ending than its format's is an InputError."""
+        name = str(Image.open(io.BytesIO(self.data)).format)
+        if container.FORMATS.get(Path(path).suffix.lower()) != name:
+            raise InputError(f"path: {path} does not end as a {name} file; name it so")
+        Path(path).write_bytes(self.data)
 
 
 def signing(choices: Choices, references: Sequence[Reference] = ()) -> Signing | None:
@@ -73,8 +81,10 @@ def marked(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
         "painted_sha256": receipts.pixels_sha256(image),
     }
     receipt = draft | {"picture": picture}
-    if receipt["watermark"]["method"] == receipts.NO_MARK:
-        return image, receipts.with_mark(receipt, None, image)
+    if receipt["watermark"]["method"] != receipts.ROBUST:
+        is_reference = receipt["watermark"]["method"] == receipts.REFERENCE
+        finished = reference_mark.mark(image) if is_reference else image
+        return finished, receipts.with_mark(receipt, None, finished)
     payload = receipts.payload_of(receipt)
     finished = watermark.mark(image, payload)
     return finished, receipts.with_mark(receipt, payload, finished)
@@ -90,7 +100,7 @@ def repeated(
     """
     own, receipt = marked(image, draft | {"safety": screening.check_result(image)})
     payload = old["watermark"].get("payload")
-    if receipt["watermark"]["method"] == receipts.NO_MARK or not isinstance(payload, str):
+    if receipt["watermark"]["method"] != receipts.ROBUST or not isinstance(payload, str):
         return own, receipt
     try:
         finished = watermark.mark(image, int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1)
@@ -106,10 +116,12 @@ def finished(
     format_name: str,
     signing: Signing | None,
     screening: Screening,
+    quality: int | None = None,
 ) -> FinishedImage:
     """A painted picture made a file: judged first, marked, with its receipt, signed last.
 
-    Raises ModeratedError, FilterError.
+    quality: of a lossy format, from 0 to 100; None: the format's own. Raises ModeratedError,
+    FilterError.
     """
     image, receipt = marked(image, draft | {"safety": screening.check_result(image)})
     request = receipt["request"]
@@ -119,7 +131,7 @@ def finished(
         "seed": str(request["seed"]),
         "steps": str(request["num_inference_steps"]),
     }
-    data = container.encoded(image, format_name, receipt, notes)
+    data = container.encoded(image, format_name, receipt, notes, quality=quality)
     if signing is not None:
         data = manifest.signed(
             data,

@@ -27,7 +27,7 @@ MIN_REFERENCE_SIDE_PIXELS = 64
 # Formats with a decoder of their own: EPS and the like would start another program.
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")
 # What Pillow's decoders raise on files that lie, besides OSError (tests/test_images.py).
-_BROKEN_FILE = (
+BROKEN_FILE = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, RuntimeError),
     *(LookupError, ArithmeticError, struct.error, zlib.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -47,7 +47,7 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
             warnings.simplefilter("ignore", UserWarning)  # broken metadata beside whole pixels
             with Image.open(source, formats=READABLE_FORMATS) as opened:
                 return _read(opened, source)
-    except _BROKEN_FILE as error:
+    except BROKEN_FILE as error:
         raise InputError(_unreadable(source, error)) from error
 
 
@@ -55,7 +55,7 @@ def _read(image: Image.Image, name: object) -> Image.Image:
     try:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except _BROKEN_FILE as error:
+    except BROKEN_FILE as error:
         raise InputError(_unreadable(name, error)) from error
 
 
@@ -97,18 +97,32 @@ def _from_wide(image: Image.Image) -> Image.Image:
 
 def prepare_reference(image: Image.Image, *, max_pixels: int = MAX_REFERENCE_PIXELS) -> Image.Image:
     """Shrink to max_pixels, centre-crop to multiples of 16. Raises InputError."""
-    width, height = image.size
+    inner = _inner_size(*image.size, max_pixels)
+    if inner != image.size:
+        image = image.resize(inner, Image.Resampling.LANCZOS)
+    width, height = image.width // 16 * 16, image.height // 16 * 16
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def prepared_size(
+    width: int, height: int, *, max_pixels: int = MAX_REFERENCE_PIXELS
+) -> tuple[int, int]:
+    """The size that `prepare_reference` gives a picture of this size. Raises InputError."""
+    inner = _inner_size(width, height, max_pixels)
+    return inner[0] // 16 * 16, inner[1] // 16 * 16
+
+
+def _inner_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """Shrunk to max_pixels, not yet cropped."""
     if min(width, height) < MIN_REFERENCE_SIDE_PIXELS:
         raise InputError(f"reference_images: {width}x{height} is under 64 pixels; enlarge it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InputError(f"reference_images: {width}x{height} is longer than 8:1; crop it")
-    if width * height > max_pixels:
-        scale = math.sqrt(max_pixels / (width * height))
-        size = int(width * scale), int(height * scale)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    width, height = image.width // 16 * 16, image.height // 16 * 16
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    if width * height <= max_pixels:
+        return width, height
+    scale = math.sqrt(max_pixels / (width * height))
+    return int(width * scale), int(height * scale)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

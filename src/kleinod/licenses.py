@@ -1,8 +1,10 @@
 """Which licences this user has accepted, remembered in a small file. No torch, no network."""
 
+import datetime
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from kleinod.catalog import config_folder
 from kleinod.errors import InputError
@@ -10,16 +12,19 @@ from kleinod.errors import InputError
 
 def is_accepted(repository: str, license: str) -> bool:
     """Whether this licence of this repository was accepted before."""
-    return _accepted().get(repository) == license
+    entry = _accepted().get(repository)
+    return isinstance(entry, dict) and entry.get("license") == license
 
 
 def accept(repository: str, license: str) -> None:
-    """Remember that it was accepted. Raises InputError."""
+    """Remember that it was accepted, and when. Raises InputError."""
     file = acceptances()
     part = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_accepted() | {repository: license}, indent=1)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        entry = {"license": license, "accepted_at": now}
+        text = json.dumps(_accepted() | {repository: entry}, indent=1)
         part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, file)
     except OSError as error:
@@ -31,7 +36,7 @@ def acceptances() -> Path:
     return config_folder() / "licenses.json"
 
 
-def _accepted() -> dict[str, str]:
+def _accepted() -> dict[str, Any]:
     try:
         values = json.loads(acceptances().read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
 from kleinod.models.tokenizer import Tokenizer
+from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.request import Request, check_size
 from kleinod.residency import Residents
 
@@ -59,12 +60,24 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Conditions:
-    """What every step sees: text for each pass, reference tokens and their position ids."""
+class Plan:
+    """A settled request, its references as the model takes them, and the shape of its passes."""
 
-    embeds: list[Tensor]
-    reference_tokens: Tensor
-    reference_ids: Tensor
+    request: Request
+    references: tuple[Image.Image, ...]
+    shape: Shape
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per picture: prompts in order, num_images of each."""
+        first, request = self.request.seed or 0, self.request
+        return [first + i for i in range(len(request.prompt) * request.num_images)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every text that has to be encoded, each once."""
+        unwanted = [self.request.negative_prompt] if self.shape.is_guided else []
+        return list(dict.fromkeys([*self.request.prompt, *unwanted]))
 
 
 @dataclass
@@ -81,14 +94,14 @@ class Pipeline:
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
         """Pictures for Request's fields. Raises InputError, NumericalError."""
         start = time.perf_counter()
-        request = self.settled(Request(prompt, **fields))
+        plan = self.planned(Request(prompt, **fields))
         timings: dict[str, float] = {}
-        last = deque(self._painted(request, timings), maxlen=1).pop()
+        last = deque(self._painted(plan, timings), maxlen=1).pop()
         decoding = time.perf_counter()
         pictures = self.decode(last.latents)
         end = time.perf_counter()
         timings |= {"decode_seconds": end - decoding, "total_seconds": end - start}
-        made = zip(pictures, _seeds(request), strict=True)
+        made = zip(pictures, plan.seeds, strict=True)
         return Result([GeneratedImage(image, seed) for image, seed in made], timings)
 
     def steps(self, request: Request, *, timings: dict[str, float] | None = None) -> Iterator[Step]:
@@ -96,13 +109,27 @@ class Pipeline:
 
         After the last step, timings holds the seconds of each stage up to it.
         """
-        yield from self._painted(self.settled(request), {} if timings is None else timings)
+        yield from self._painted(self.planned(request), {} if timings is None else timings)
 
+    # as a decorator: the mode is on while a step is computed, not in the caller's loop
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of latents (b, 128, h, w), normalised as a step gives them."""
-        autoencoder = self.residents.use("autoencoder")
-        return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
+    def _painted(self, plan: Plan, timings: dict[str, float]) -> Iterator[Step]:
+        start = time.perf_counter()
+        texts = self.encode_prompts(plan.prompts)
+        encoding = time.perf_counter()
+        references = self.encode_references(plan.references)
+        denoising = time.perf_counter()
+        paintings = [self.painting(plan, i, texts, references) for i in range(len(plan.seeds))]
+        for index in range(1, paintings[0].num_steps + 1):
+            sigma = float(paintings[0].conditions.sigmas[index - 1])
+            self.advance(paintings)
+            if not all(painting.is_finite for painting in paintings):
+                raise not_finite(index)
+            grids = torch.cat([painting.latents for painting in paintings])
+            yield Step(index, paintings[0].num_steps, sigma, grids)
+        timings["text_seconds"] = encoding - start
+        timings["encode_seconds"] = denoising - encoding
+        timings["denoise_seconds"] = time.perf_counter() - denoising
 
     def settled(self, request: Request) -> Request:
         """The request with every default filled in and its references read. Raises InputError."""
@@ -129,31 +156,30 @@ class Pipeline:
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         )
 
-    # as a decorator: the mode is on while a step is computed, not in the caller's loop
-    @torch.inference_mode()
-    def _painted(self, request: Request, timings: dict[str, float]) -> Iterator[Step]:
-        start = time.perf_counter()
-        _warn_of_variant(request, self.info)
-        embeds = self._embeds(request)
-        encoding = time.perf_counter()
-        tokens, ids = self._references(request)
-        denoising = time.perf_counter()
-        yield from self._denoise(request, _Conditions(embeds, tokens, ids))
-        timings["text_seconds"] = encoding - start
-        timings["encode_seconds"] = denoising - encoding
-        timings["denoise_seconds"] = time.perf_counter() - denoising
+    def planned(self, request: Request) -> Plan:
+        """The settled request with small references; no model is used. Raises InputError."""
+        settled = self.settled(request)
+        _warn_of_variant(settled, self.info)
+        assert settled.height and settled.width
+        references = tuple(
+            images.prepare_reference(reference, max_pixels=self.info.default_size**2)
+            for reference in settled.reference_images
+        )
+        shape = Shape(
+            height=settled.height // 16,
+            width=settled.width // 16,
+            reference_grids=tuple((image.height // 16, image.width // 16) for image in references),
+            num_text_tokens=self.tokenizer.max_length,
+            is_guided=(settled.guidance_scale or 1.0) > 1,
+        )
+        # the large ones need not wait with the request
+        return Plan(replace(settled, reference_images=()), references, shape)
 
-    def _embeds(self, request: Request) -> list[Tensor]:
-        groups = [list(request.prompt)]
-        if (request.guidance_scale or 1.0) > 1:
-            groups.append([request.negative_prompt] * len(request.prompt))
-        known = self._cache.embeds({p for group in groups for p in group}, self._encode)
-        return [
-            torch.cat([known[p] for p in group])
-            .to(self.device)
-            .repeat_interleave(request.num_images, dim=0)
-            for group in groups
-        ]
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Iterable[str]) -> dict[str, Tensor]:
+        """Embeddings (1, t, context) by prompt, those not known encoded together."""
+        known = self._cache.embeds(prompts, self._encode)
+        return {prompt: embeds.to(self.device) for prompt, embeds in known.items()}
 
     def _encode(self, prompts: list[str]) -> Tensor:
         ids, mask = self.tokenizer.encode(prompts)
@@ -161,42 +187,49 @@ class Pipeline:
         embeds: Tensor = text_encoder(ids.to(self.device), mask.to(self.device))
         return embeds
 
-    def _references(self, request: Request) -> tuple[Tensor, Tensor]:
-        batch = len(_seeds(request))
-        tokens = [torch.empty(batch, 0, 128, dtype=self.dtype, device=self.device)]
-        ids = [torch.empty(0, 4, dtype=torch.long)]
-        for index, reference in enumerate(request.reference_images, start=1):
-            small = images.prepare_reference(reference, max_pixels=self.info.default_size**2)
-            pixels = images.to_tensor(small).to(self.device, self.dtype)
+    @torch.inference_mode()
+    def encode_references(self, references: Sequence[Image.Image]) -> Tensor:
+        """Tokens (1, n, 128) of a plan's references, one after the other."""
+        tokens = [torch.empty(1, 0, 128, dtype=self.dtype, device=self.device)]
+        for reference in references:
+            pixels = images.to_tensor(reference).to(self.device, self.dtype)
             encoded = self.residents.use("autoencoder").encode(pixels)
-            tokens.append(latents.latents_to_tokens(encoded).expand(batch, -1, -1))
-            ids.append(latents.image_position_ids(encoded.shape[2], encoded.shape[3], 10 * index))
-        return torch.cat(tokens, dim=1), torch.cat(ids)
+            tokens.append(latents.latents_to_tokens(encoded))
+        return torch.cat(tokens, dim=1)
 
-    def _denoise(self, request: Request, conditions: _Conditions) -> Iterator[Step]:
-        steps, height, width = _grid(request)
-        schedule = sampling.sigmas(steps, height * width)
-        noise = latents.sample_noise(_seeds(request), height * 16, width * 16)
-        x = latents.latents_to_tokens(noise.to(self.device, self.dtype))
-        ids = torch.cat((latents.image_position_ids(height, width), conditions.reference_ids))
-        for index in range(steps):
-            times = sampling.timestep(schedule[index], self.dtype).expand(len(x)).to(self.device)
-            joined = torch.cat((x, conditions.reference_tokens), dim=1)
-            velocities = [
-                self._velocity(joined, times, text, ids)[:, : x.shape[1]]
-                for text in conditions.embeds
-            ]
-            velocity = sampling.guided(velocities, request.guidance_scale or 1.0)
-            x = sampling.euler_step(x, velocity, schedule[index], schedule[index + 1])
-            if not torch.isfinite(x).all():
-                raise NumericalError(f"step {index + 1}: latents are not finite; try float32")
-            grid = latents.tokens_to_latents(x, height, width)
-            yield Step(index + 1, steps, float(schedule[index]), grid)
+    @torch.inference_mode()
+    def painting(
+        self, plan: Plan, picture: int, texts: Mapping[str, Tensor], references: Tensor
+    ) -> Painting:
+        """A plan's picture, counted from 0, as noise; texts and references as encoded."""
+        request, shape = plan.request, plan.shape
+        prompts = [request.prompt[picture // request.num_images]]
+        prompts += [request.negative_prompt] if shape.is_guided else []
+        conditions = Conditions(
+            texts=tuple(texts[prompt] for prompt in prompts),
+            reference_tokens=references,
+            sigmas=sampling.sigmas(request.num_inference_steps or 1, shape.height * shape.width),
+            guidance_scale=request.guidance_scale or 1.0,
+        )
+        noise = latents.sample_noise([plan.seeds[picture]], shape.height * 16, shape.width * 16)
+        tokens = latents.latents_to_tokens(noise.to(self.device, self.dtype))
+        return Painting(shape, conditions, tokens)
 
-    def _velocity(self, tokens: Tensor, times: Tensor, text: Tensor, ids: Tensor) -> Tensor:
-        text_ids = latents.text_position_ids(text.shape[1])
-        velocity: Tensor = self.residents.use("transformer")(tokens, times, text, ids, text_ids)
-        return velocity
+    @torch.inference_mode()
+    def advance(self, paintings: Sequence[Painting]) -> None:
+        """One step of each of several paintings of one shape, in one pass."""
+        advance(paintings, self.residents.use("transformer"))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of latents (b, 128, h, w), normalised as a step gives them."""
+        autoencoder = self.residents.use("autoencoder")
+        return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
+
+
+def not_finite(index: int) -> NumericalError:
+    """What to say of a picture that step `index` spoiled."""
+    return NumericalError(f"step {index}: latents are not finite; try float32")
 
 
 def _check_guidance(request: Request, info: ModelInfo) -> None:
@@ -225,15 +258,3 @@ def _warn_of_variant(request: Request, info: ModelInfo) -> None:
             "step, and edits may be poor: take klein-9b for edits",
             info.name,
         )
-
-
-def _seeds(request: Request) -> list[int]:
-    """One seed per picture: prompts in order, num_images of each."""
-    first = request.seed or 0
-    return [first + i for i in range(len(request.prompt) * request.num_images)]
-
-
-def _grid(request: Request) -> tuple[int, int, int]:
-    """Steps, latent rows and latent columns of a settled request."""
-    assert request.num_inference_steps and request.height and request.width
-    return request.num_inference_steps, request.height // 16, request.width // 16

@@ -11,13 +11,17 @@ import typer
 from typer.core import TyperGroup
 
 import kleinod
+from kleinod.cli import audit
 from kleinod.cli.convert import convert
 from kleinod.cli.evaluate import evaluate
 from kleinod.cli.generate import generate
 from kleinod.cli.inspect import inspect
+from kleinod.cli.keys import keys
 from kleinod.cli.models import models
 from kleinod.cli.pull import pull
 from kleinod.cli.repeat import repeat
+from kleinod.cli.serve import serve
+from kleinod.cli.train import train
 from kleinod.cli.verify import verify
 from kleinod.errors import InputError, KleinodError, ModeratedError
 
@@ -63,7 +67,11 @@ app.command()(pull)
 app.command()(convert)
 app.command()(verify)
 app.command()(repeat)
+app.command()(serve)
+app.add_typer(keys, name="keys")
+app.command()(train)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kleinod.cli.evaluate_pictures import pictures, removal
+
 if TYPE_CHECKING:
     from kleinod.safety.evaluation import Outcome
 
@@ -111,3 +113,7 @@ def _print(found: "list[Outcome]") -> None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+evaluate.command()(pictures)
+evaluate.command()(removal)

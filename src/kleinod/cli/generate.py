@@ -13,7 +13,7 @@ from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
 from kleinod.errors import ModeratedError
-from kleinod.provenance import container
+from kleinod.provenance import audit, container
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
 
@@ -63,6 +63,7 @@ def generate(options: GenerateOptions) -> None:
     screening = screening_of(options.safety, options.safety_tolerance)
     screening.check_request(request)
     signing = _signing(options, references)
+    _check_log()
     with progress_bars(quiet=options.quiet or options.json) as report:
         painting = _painted(options, request, report)
     finishing = time.perf_counter()
@@ -102,11 +103,19 @@ def _request(options: GenerateOptions, references: list[Reference]) -> Request:
 def _places(options: GenerateOptions) -> _Places:
     """Checked: they can be written, and hold the words. Raises InputError."""
     pictures = output.destination(options.output)
+    suffix = Path(pictures.file_name or "x.png").suffix
+    container.check_mark(options.watermark, suffix)
     if not options.private:
-        suffix = Path(pictures.file_name or "x.png").suffix
         container.check_words(options.prompt + options.negative_prompt, suffix)
     receipt = options.receipt
     return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))
+
+
+def _check_log() -> None:
+    """Raise InputError where an audit log is wanted and cannot be written."""
+    log = audit.configured()
+    if log is not None:
+        log.check()
 
 
 def _choices(options: GenerateOptions) -> Choices:
@@ -182,6 +191,8 @@ def _written(
         except ModeratedError as error:
             written.stopped.append(error)
             continue
+        # the log first: no picture may lie somewhere that is not in it
+        audit.append(audit.generated(made.receipt, made.data))
         digest = output.write(path, made.data)
         if places.receipts is not None:
             beside = places.receipts.path(made.receipt["request"]["seed"], index=index, count=count)

@@ -79,7 +79,8 @@ class GenerateOptions:
         typer.Option(help="Components in memory: all, or one at a time."),
     ] = "auto"
     watermark: Annotated[
-        Literal["robust", "none"], typer.Option(help="Invisible mark in the pixels.")
+        Literal["robust", "reference", "none"],
+        typer.Option(help="Invisible mark in the pixels: ours, or the reference code's."),
     ] = "robust"
     c2pa: Annotated[
         Literal["on", "off"], typer.Option(help="Signed manifest of how the picture was made.")

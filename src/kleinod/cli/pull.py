@@ -18,6 +18,7 @@ from rich.progress import (
 
 from kleinod import catalog, hub, licenses
 from kleinod.errors import InputError
+from kleinod.provenance import audit
 
 
 def pull(
@@ -85,6 +86,7 @@ def _accept(wanted: hub.Listing, *, unasked: bool) -> None:
         if not typer.confirm(question, err=True):
             raise InputError(f"license: not accepted; {name} was not fetched")
     licenses.accept(name, license)
+    audit.append(audit.Event("license_accepted", facts={"model": name, "license": license}))
 
 
 @contextmanager

@@ -22,16 +22,10 @@ class Reference:
 
     def as_ingredient(self, *, is_private: bool) -> "Ingredient":
         """For the manifest: the file as it is, so that its own manifest is kept."""
-        from PIL import Image
-
-        from kleinod.provenance import container, manifest
+        from kleinod.provenance import manifest
 
         name = f"reference {self.number}" if is_private else self.path.name
-        with Image.open(self.path) as opened:
-            format_name = str(opened.format)
-        if format_name in container.MIME:
-            return manifest.Reference(name, self.path.read_bytes(), format_name)
-        return manifest.Reference.of_pixels(name, self.image)
+        return manifest.Reference.of_file(name, self.path, self.image)
 
 
 def load_references(paths: list[Path]) -> list[Reference]:

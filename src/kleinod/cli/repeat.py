@@ -84,7 +84,7 @@ def repeat(options: RepeatOptions) -> None:
     if place is not None:
         data = container.encoded(repeated, "PNG", new)
         output.write(place.path(0, index=0, count=1), data)
-    as_saved = container.compressed(repeated, found.format_name)
+    as_saved = container.compressed(repeated, found.format_name, old["watermark"]["method"])
     _print(options, repetition.outcome(old, new, file_image=found.image, repeated=as_saved))
 
 

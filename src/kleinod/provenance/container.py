@@ -11,7 +11,7 @@ from kleinod.provenance.receipt import Receipt
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}
-LOSSLESS = ("PNG",)
+LOSSLESS, KEEPS_CHROMA = ("PNG",), ("PNG", "JPEG")
 CHUNK = "kleinod-receipt"
 # one segment of a JPEG holds 65,533 bytes; the receipt without words takes about 3,000
 MAX_WORDS_BYTES = 50_000
@@ -33,10 +33,33 @@ def check_words(words: str, suffix: str) -> None:
         )
 
 
+def check_format(format_name: str) -> None:
+    """Raise InputError for a format that pictures are not written in."""
+    if format_name not in MIME:
+        raise InputError(f"format_name: {format_name!r} is none of {', '.join(MIME)}")
+
+
+def check_mark(method: str, suffix: str) -> None:
+    """Raise InputError for a watermark that a file of this kind destroys."""
+    if method == receipts.REFERENCE and FORMATS[suffix.lower()] not in KEEPS_CHROMA:
+        raise InputError(
+            f"watermark: the reference's is lost in a {suffix} file, whose colours are halved; "
+            "write a .png or .jpg, or take --watermark robust"
+        )
+
+
 def encoded(
-    image: Image.Image, format_name: str, receipt: Receipt, notes: Mapping[str, str] | None = None
+    image: Image.Image,
+    format_name: str,
+    receipt: Receipt,
+    notes: Mapping[str, str] | None = None,
+    *,
+    quality: int | None = None,
 ) -> bytes:
-    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too."""
+    """The bytes of a picture file with its receipt; a PNG carries the notes as text, too.
+
+    quality: from 0 to 100 over the format's own; a lossless format has none.
+    """
     buffer, text = io.BytesIO(), receipts.to_json(receipt)
     if format_name == "PNG":
         chunks = PngImagePlugin.PngInfo()
@@ -48,16 +71,24 @@ def encoded(
         exif = Image.Exif()
         exif[ExifTags.Base.Software] = (notes or {}).get("Software", "kleinod")
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
-        image.save(buffer, format_name, exif=exif, **_OPTIONS[format_name])
+        options = _options(format_name, receipt["watermark"]["method"])
+        options |= {} if quality is None else {"quality": quality}
+        image.save(buffer, format_name, exif=exif, **options)
     return buffer.getvalue()
 
 
-def compressed(image: Image.Image, format_name: str) -> Image.Image:
+def _options(format_name: str, method: str) -> dict[str, int]:
+    """Of the encoder: the reference's mark lies in the colours, which JPEG halves by default."""
+    is_full = format_name == "JPEG" and method == receipts.REFERENCE
+    return _OPTIONS[format_name] | ({"subsampling": 0} if is_full else {})
+
+
+def compressed(image: Image.Image, format_name: str, method: str) -> Image.Image:
     """The picture as a file of this kind gives it back: what a comparison must not blame."""
     if format_name in LOSSLESS or format_name not in MIME:
         return image
     buffer = io.BytesIO()
-    image.save(buffer, format_name, **_OPTIONS[format_name])
+    image.save(buffer, format_name, **_options(format_name, method))
     return Image.open(buffer).convert("RGB")
 
 

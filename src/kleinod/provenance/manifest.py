@@ -7,25 +7,24 @@ The receipt is an assertion of its own. No thumbnails, no network.
 
 import io
 import json
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from kleinod import __version__
 from kleinod.errors import InputError, KleinodError
+from kleinod.provenance import frame
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity, trusted
 from kleinod.provenance.container import MIME
 from kleinod.provenance.receipt import Receipt
 
+GENERATOR = "kleinod"
 RECEIPT_LABEL = "io.kleinod.receipt"
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-# the description box of the active manifest's signature, the last one in a file
-_SIGNATURE_BOX = re.compile(rb"c2pa\.signature\0.{4}cbor\xd2\x84", re.DOTALL)
 _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
@@ -39,6 +38,15 @@ class Reference:
     name: str
     data: bytes
     format_name: str
+
+    @classmethod
+    def of_file(cls, name: str, path: Path, image: Image.Image) -> "Reference":
+        """A reference's file as it is; only its pixels where no manifest can be in it."""
+        with Image.open(path) as opened:
+            format_name = str(opened.format)
+        if format_name in MIME:
+            return cls(name, path.read_bytes(), format_name)
+        return cls.of_pixels(name, image)
 
     @classmethod
     def of_pixels(cls, name: str, image: Image.Image) -> "Reference":
@@ -60,12 +68,12 @@ def signed(
     import c2pa
 
     definition = {
-        "claim_generator_info": [{"name": "kleinod", "version": __version__}],
+        "claim_generator_info": [{"name": GENERATOR, "version": __version__}],
         "format": MIME[format_name],
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": _actions(receipt, references)}},
             # as text: c2pa makes a string of bytes of a list of small numbers
-            {"label": RECEIPT_LABEL, "data": {"json": receipts.to_json(receipt)}},
+            {"label": RECEIPT_LABEL, "data": _receipt_data(receipt, data, format_name)},
         ],
     }
     out = io.BytesIO()
@@ -81,6 +89,12 @@ def signed(
     except c2pa.C2paError as error:
         raise KleinodError(f"c2pa: signing failed ({error}); --c2pa off leaves it out") from error
     return out.getvalue()
+
+
+def _receipt_data(receipt: Receipt, data: bytes, format_name: str) -> dict[str, str]:
+    """As text, and the brands of an AVIF, which C2PA's hash leaves out."""
+    brands = {"brands": frame.first_box(data).hex()} if format_name == "AVIF" else {}
+    return {"json": receipts.to_json(receipt)} | brands
 
 
 def _actions(receipt: Receipt, references: Sequence[Reference]) -> list[dict[str, Any]]:
@@ -129,6 +143,7 @@ class Verdict:
     actions: tuple[str, ...] = ()
     ingredients: tuple[str, ...] = ()
     receipt: Receipt | None = None
+    brands: str = ""
 
 
 def judged(data: bytes, format_name: str) -> Verdict:
@@ -141,39 +156,36 @@ def judged(data: bytes, format_name: str) -> Verdict:
     try:
         with c2pa.Reader(MIME[format_name], io.BytesIO(data), context=context) as reader:
             report = json.loads(reader.json())
+            detail = json.loads(reader.detailed_json()) if len(report["manifests"]) > 1 else {}
     except c2pa.C2paError.ManifestNotFound:
         return Verdict("none")
     except c2pa.C2paError as error:
         return Verdict("invalid", (f"the manifest cannot be read: {error}",))
     verdict = _verdict(report)
-    if verdict.state != "invalid" and not _is_filled_as_written(data, format_name):
+    if verdict.state == "invalid" or verdict.generator.split(" ")[0] != GENERATOR:
+        return verdict
+    brands = frame.first_box(data).hex() if format_name == "AVIF" else ""
+    is_whole = frame.is_as_written(data, format_name, hashes=_hashes_of_references(detail))
+    if verdict.brands != brands or not is_whole:
         return Verdict("invalid", ("bytes around the signature were changed",))
     return verdict
 
 
-def _is_filled_as_written(data: bytes, format_name: str) -> bool:
-    """Whether what the signature does not cover is as it is always written.
+def _hashes_of_references(detail: dict[str, Any]) -> dict[str, str]:
+    """Names of the references' manifests, and the hashes that kleinod's manifests state of them.
 
-    That is the filling after the signature, which is zero, and the check sums of a PNG's chunks.
+    The library checks what they say, but not each byte of them.
     """
-    signatures = list(_SIGNATURE_BOX.finditer(data))
-    start = data.find(b"\x63pad\x59", signatures[-1].end()) if signatures else -1
-    if start < 0:
-        return False
-    length = int.from_bytes(data[start + 5 : start + 7], "big")
-    filling = data[start + 7 : start + 7 + length]
-    return not any(filling) and (format_name != "PNG" or _png_sums_are_right(data))
-
-
-def _png_sums_are_right(data: bytes) -> bool:
-    position = 8
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        body, end = data[position + 4 : position + 8 + length], position + 12 + length
-        if data[end - 4 : end] != zlib.crc32(body).to_bytes(4, "big"):
-            return False
-        position = end
-    return position == len(data)
+    stated = {}
+    for manifest in detail.get("manifests", {}).values():
+        info = manifest.get("claim", {}).get("claim_generator_info") or {}
+        if (info[0] if isinstance(info, list) else info).get("name") != GENERATOR:
+            continue  # others may have hashed what was written otherwise then
+        for assertion in manifest.get("assertion_store", {}).values():
+            link = assertion.get("activeManifest") if isinstance(assertion, dict) else None
+            if isinstance(link, dict) and link.get("alg") == "sha256":
+                stated[str(link.get("url")).rpartition("/")[2]] = str(link.get("hash"))
+    return stated
 
 
 def _verdict(report: dict[str, Any]) -> Verdict:
@@ -196,16 +208,21 @@ def _verdict(report: dict[str, Any]) -> Verdict:
         actions=tuple(action["action"] for action in actions),
         ingredients=tuple(map(_ingredient, active.get("ingredients", []))),
         receipt=_receipt(assertions.get(RECEIPT_LABEL)),
+        brands=_text(assertions.get(RECEIPT_LABEL), "brands"),
     )
 
 
 def _receipt(value: object) -> Receipt | None:
     """An assertion that is a receipt; somebody else's signer may have written anything there."""
-    text = value.get("json") if isinstance(value, dict) else None
     try:
-        return receipts.from_json(text, "the manifest") if isinstance(text, str) else None
+        return receipts.from_json(_text(value, "json") or "null", "the manifest")
     except InputError:
         return None
+
+
+def _text(value: object, name: str) -> str:
+    text = value.get(name) if isinstance(value, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _ingredient(ingredient: dict[str, Any]) -> str:

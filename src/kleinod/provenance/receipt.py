@@ -17,7 +17,7 @@ from kleinod.errors import InputError
 SCHEMA = "kleinod-receipt/1"
 _MAX_BYTES = 4 * 1024 * 1024
 Receipt = dict[str, Any]
-ROBUST, NO_MARK = "robust", "none"
+ROBUST, REFERENCE, NO_MARK = "robust", "reference", "none"
 
 
 @dataclass(frozen=True)

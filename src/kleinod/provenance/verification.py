@@ -13,11 +13,12 @@ from PIL import Image
 
 from kleinod import images
 from kleinod.errors import InputError
-from kleinod.provenance import container, manifest, watermark
+from kleinod.provenance import container, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.manifest import Verdict
 from kleinod.provenance.reading import Reading
 from kleinod.provenance.receipt import Receipt
+from kleinod.provenance.reference_mark import ReferenceReading
 
 _REASONS = {
     "assertion.dataHash.mismatch": "the file was changed after it was signed, or the manifest is "
@@ -39,6 +40,7 @@ class Evidence:
     format_name: str
     manifest: Verdict
     watermark: Reading
+    reference_mark: ReferenceReading
     written: Receipt | None
     faults: tuple[str, ...] = ()
 
@@ -69,7 +71,8 @@ def evidence(path: Path) -> Evidence:
     image = images.load_image(path)
     known = format_name in container.MIME
     verdict = manifest.judged(data, format_name) if known else Verdict("none")
-    return Evidence(image, format_name, verdict, watermark.read(image), written, tuple(faults))
+    marks = watermark.read(image), reference_mark.read(image)
+    return Evidence(image, format_name, verdict, *marks, written, tuple(faults))
 
 
 def _opened(data: bytes, path: Path) -> tuple[str, Receipt | None, list[str]]:
@@ -93,6 +96,7 @@ def findings(found: Evidence) -> Findings:
     _judge_manifest(found, result)
     _judge_receipt(found, result)
     _judge_watermark(found, result)
+    _judge_reference_mark(found, result)
     _judge_pixels(found, result)
     return result
 
@@ -161,8 +165,8 @@ def _judge_watermark(found: Evidence, result: Findings) -> None:
     if not mark.is_present:
         if stated is not None:
             result.wrong.append("The receipt names a watermark, but the pixels do not hold it.")
-        else:
-            is_off = receipt is not None and receipt["watermark"]["method"] == receipts.NO_MARK
+        elif not found.reference_mark.is_present and _method(found) != receipts.REFERENCE:
+            is_off = _method(found) == receipts.NO_MARK
             why = " (the receipt says that it was switched off)" if is_off else ""
             result.missing.append(f"A watermark in the pixels{why}.")
         return
@@ -174,6 +178,25 @@ def _judge_watermark(found: Evidence, result: Findings) -> None:
         result.wrong.append("Manifest and receipt were stripped: kleinod always writes a receipt.")
     if mark.payload is not None and receipt is not None and stated != f"{mark.payload:012x}":
         result.wrong.append("The watermark belongs to another receipt than this one.")
+
+
+def _method(found: Evidence) -> str | None:
+    """The kind of mark that the receipt names."""
+    return found.receipt["watermark"]["method"] if found.receipt else None
+
+
+def _judge_reference_mark(found: Evidence, result: Findings) -> None:
+    mark = found.reference_mark
+    if mark.is_present:
+        result.claimed.append(
+            "The pixels hold the mark of FLUX.2's reference code: the picture is generated "
+            f"({mark.num_right_bits} of {len(reference_mark.BITS)} bits)."
+        )
+    elif _method(found) == receipts.REFERENCE:
+        result.missing.append(
+            "The reference code's mark, which the receipt names: it survives no recompression with "
+            "halved colours, and cannot be read on white."
+        )
 
 
 def _judge_pixels(found: Evidence, result: Findings) -> None:
@@ -206,6 +229,10 @@ def summary(found: Evidence) -> dict[str, Any]:
             "payload": None if mark.payload is None else f"{mark.payload:012x}",
             "agreement": round(mark.agreement, 3),
             "scale": round(mark.scale, 3),
+        },
+        "reference_mark": {
+            "is_present": found.reference_mark.is_present,
+            "num_right_bits": found.reference_mark.num_right_bits,
         },
         "receipt": found.receipt,
     }

@@ -5,9 +5,10 @@ training, so that the decoder forgives the flow's errors; their batch statistics
 end, as klein stores them.
 """
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,20 @@ from torch import Tensor, nn
 from kleinod.config import AutoencoderConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.training import checkpoints
-from kleinod.training.optimiser import Optimisers, schedule
+from kleinod.training.loop import Loop, LoopRecipe
 from kleinod.training.scenes import Composer, Scene
 
 
 @dataclass(frozen=True)
-class AutoencoderRecipe:
-    """How to train. Steps are optimiser steps; `whole_share` of them see whole pictures."""
+class AutoencoderRecipe(LoopRecipe):
+    """How to train. `whole_share` of the steps see whole pictures, a quarter as many."""
 
     steps: int = 2000
     batch: int = 16
     muon_rate: float = 0.008
-    learning_rate: float = 1e-3
+    warmup: int = 50
+    decay_from: float = 0.5
+    report_every: int = 200
     latent_noise: float = 0.12
     whole_share: float = 0.15
     decoder_only: bool = False
@@ -102,6 +105,40 @@ def psnr(model: Autoencoder, composer: Composer, count: int = 64) -> float:
     return float(10 * torch.log10(4 / F.mse_loss(made, pictures)))
 
 
+class AutoencoderObjective:
+    """Reconstruction of composed scenes from noised latents."""
+
+    def __init__(self, model: Autoencoder, recipe: AutoencoderRecipe, composer: Composer) -> None:
+        self.model, self.recipe, self.composer = model, recipe, composer
+        self.sees_whole = False
+
+    def prepare(self) -> None:
+        """Nothing is kept in memory."""
+
+    def refresh(self, kind: int, step: int) -> None:
+        """Crops first, whole pictures at the end."""
+        steps = self.recipe.steps * self.recipe.accumulation
+        self.sees_whole = step > steps * (1 - self.recipe.whole_share)
+
+    def loss(self, kind: int) -> Tensor:
+        """Of fresh scenes."""
+        count = self.recipe.batch // 4 if self.sees_whole else self.recipe.batch
+        pictures = picture_batch(self.composer, count, 128 if self.sees_whole else 64)
+        return _loss(self.model, pictures, self.recipe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator of scenes."""
+        return {"random": self.composer.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.composer.rng.bit_generator.state = state["random"]
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Other scenes than another process composes."""
+        self.composer.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
+
+
 def train_autoencoder(
     config: AutoencoderConfig, recipe: AutoencoderRecipe, composer: Composer, folder: Path
 ) -> Autoencoder:
@@ -110,33 +147,22 @@ def train_autoencoder(
     model = Autoencoder(config)
     initialise(model)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    name = "decoder.safetensors" if recipe.decoder_only else "autoencoder.safetensors"
-    named = list(model.named_parameters())
     if recipe.decoder_only:
-        named = [(n, p) for n, p in named if n.startswith(("decoder.", "post_quant_conv."))]
-    optimiser = Optimisers(named, _is_matrix, recipe.muon_rate, recipe.learning_rate)
-    first, state = 0, checkpoints.load(folder / name)
-    if state is None and recipe.decoder_only:
         model.load_state_dict(_existing(folder)["model"])
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
-    start = time.time()
-    for step in range(first, recipe.steps):
-        whole = step > recipe.steps * (1 - recipe.whole_share)
-        count = recipe.batch // 4 if whole else recipe.batch
-        loss = _loss(model, picture_batch(composer, count, 128 if whole else 64), recipe)
-        torch.autograd.backward(loss)
-        optimiser.step(schedule(step, recipe.steps))
-        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
-            if not recipe.decoder_only:
-                count = recipe.statistics if step + 1 == recipe.steps else 256
-                measure_statistics(model, composer, count)
-            told = f"step {step + 1} loss {loss.item():.4f} psnr {psnr(model, composer):.2f}"
-            print(f"{told} {(time.time() - start) / 60:.1f} min", flush=True)
-            saved = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            checkpoints.save(folder / name, saved | {"step": step + 1})
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
+    objective = AutoencoderObjective(model, recipe, composer)
+    name = "decoder" if recipe.decoder_only else "autoencoder"
+    loop = Loop(model, objective, recipe=recipe, is_matrix=_is_matrix, folder=folder, name=name)
+
+    def measured(loop: Loop) -> None:
+        if not recipe.decoder_only:
+            count = recipe.statistics if loop.step == recipe.steps else 256
+            measure_statistics(model, composer, count)
+        print(f"step {loop.step}: {psnr(model, composer):.2f} dB", flush=True)
+
+    loop.before_report = measured
+    loop.run()
     return model.eval()
 
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kleinod.training import sharding
+
 _REFERENCE = "tensor:"
 
 
@@ -80,3 +82,7 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
             self.values[name].lerp_(value.float(), 1 - decay)
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Go on from whole tensors."""
+        self.values = {n: sharding.spread_like(v, self.values[n]) for n, v in values.items()}

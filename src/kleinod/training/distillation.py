@@ -9,40 +9,46 @@ so that one Euler step of the student does what several guided steps of the teac
 and steps are distilled together; nothing in it knows the model's size.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod import sampling
-from kleinod.training import checkpoints, distributed
 from kleinod.training.flow import Flow, is_matrix, reference_positions, training_precision
-from kleinod.training.optimiser import Optimisers, schedule
-from kleinod.training.pool import Pool
+from kleinod.training.loop import Loop, LoopRecipe
+from kleinod.training.pool import Pool, Tools
 from kleinod.training.sampling import Velocity, euler
 
 
 @dataclass(frozen=True)
-class DistillationRecipe:
-    """`substeps` teacher steps make one of the student's `num_steps`."""
+class DistillationRecipe(LoopRecipe):
+    """`substeps` teacher steps make one of the student's `num_steps`.
+
+    `first_paths` are painted before the first step, 48 more every `refill_every` steps.
+    """
 
     steps: int = 360
-    batch: int = 48
     num_steps: int = 4
     substeps: int = 2
     guidance: float = 3.0
     muon_rate: float = 1.5e-3
     learning_rate: float = 2e-4
+    warmup: int = 20
+    decay_from: float = 0.3
     average: float = 0.99
+    report_every: int = 100
     first_paths: int = 384
+    first_examples: int = 768
     refill_every: int = 12
-    shares: tuple[float, ...] = (0.8, 0.14, 0.06)
     seed: int = 3
-    compile: bool = True
+    compiled_size: tuple[int, int] | None = None
+    name: str = "distilled"
 
 
 def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -60,26 +66,40 @@ def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor,
 
 
 class Paths:
-    """A ring of the teacher's paths of one kind: tokens at the student's sigmas, and conditions."""
+    """A ring of the teacher's paths of one kind: tokens at the student's sigmas, and conditions.
 
-    def __init__(self, examples: Pool, recipe: DistillationRecipe, capacity: int) -> None:
+    They start from the pool's examples and fresh noise. With `shown`, a pool of the same rows, the
+    teacher sees those examples, and the student learns to answer its own in the same way.
+    """
+
+    def __init__(
+        self,
+        examples: Pool,
+        recipe: DistillationRecipe,
+        capacity: int,
+        *,
+        shown: Pool | None = None,
+    ) -> None:
         self.examples, self.recipe, self.capacity = examples, recipe, capacity
-        self.positions = reference_positions(8, examples.pictures - 1)
-        self.student, self.teacher = teacher_sigmas(recipe, 64)
+        self.shown = shown
+        self.positions = reference_positions(examples.grid, examples.pictures - 1)
+        self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
         self.rows: list[tuple[Tensor, ...]] = []
 
     def refill(self, number: int, teacher: Velocity, empty: tuple[Tensor, Tensor]) -> None:
         """Paint `number` more; the oldest go once the ring is full."""
-        tokens, ids, mask = self.examples.draw(number)
+        drawn = torch.randint(self.examples.count, (number,))
+        tokens, ids, mask = self.examples.at(drawn)
         references = tokens[:, 1:].flatten(1, 2)
         noise = torch.randn_like(tokens[:, 0])
-        words = torch.cat((ids, empty[0])), torch.cat((mask, empty[1]))
+        seen, *words = (tokens, ids, mask) if self.shown is None else self.shown.at(drawn)
+        words = [torch.cat(pair) for pair in zip(words, empty, strict=True)]
         states = euler(
             teacher,
             noise,
             self.teacher,
-            words,
-            references=references,
+            (words[0], words[1]),
+            references=seen[:, 1:].flatten(1, 2),
             positions=self.positions,
             guidance=self.recipe.guidance,
         )
@@ -94,8 +114,8 @@ class Paths:
         return corners.float(), references.float(), ids, mask
 
 
-class Distillation:
-    """A frozen teacher, its paths, and the student that follows them."""
+class DistillationObjective:
+    """mean (velocity - slope of the teacher's chord)² over a batch of one kind of paths."""
 
     def __init__(
         self,
@@ -104,46 +124,34 @@ class Distillation:
         *,
         recipe: DistillationRecipe,
         paths: list[Paths],
-        empty: tuple[Tensor, Tensor],
-        folder: Path,
+        tools: Tools,
     ) -> None:
-        self.teacher, self.student, self.recipe, self.paths = teacher, student, recipe, paths
-        self.empty, self.folder = empty, folder
-        student.requires_grad_(True)
-        named = list(student.named_parameters())
-        self.optimiser = Optimisers(named, is_matrix, recipe.muon_rate, recipe.learning_rate)
-        self.average = checkpoints.Average(student, recipe.average)
-        self.velocity = torch.compile(student, dynamic=False) if recipe.compile else student
-        self.step = 0
-        self.on_report: Callable[[Distillation], None] | None = None
+        self.teacher, self.recipe, self.paths, self.tools = teacher, recipe, paths, tools
+        self.empty = tools.tokenizer.encode([""])
+        compiled = torch.compile(student, dynamic=False) if recipe.compiled_size else student
+        self.velocities = [
+            compiled if part.examples.size == recipe.compiled_size else student for part in paths
+        ]
 
-    def run(self) -> None:
-        """Go on from the last checkpoint, if there is one, to the recipe's last step."""
-        rank, world = distributed.start()
-        self._resume()
-        torch.manual_seed(self.recipe.seed + 7919 * rank + self.step)
+    def prepare(self) -> None:
+        """Examples of every kind, and the teacher's first paths, by their shares."""
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
-            for _ in range(max(1, round(self.recipe.first_paths * share / 48))):
-                paths.refill(48, self.teacher, self.empty)
-        start, first, losses = time.time(), self.step, []
-        while self.step < self.recipe.steps:
-            kind = distributed.shared_choice(self.recipe.seed, self.step, self.recipe.shares)
-            if self.step % self.recipe.refill_every == 0:
-                self.paths[kind].refill(48, self.teacher, self.empty)
-            loss = self._loss(self.paths[kind])
-            torch.autograd.backward(loss)
-            distributed.average_gradients(self.optimiser.parameters)
-            self.optimiser.step(schedule(self.step, self.recipe.steps, 20, 0.3))
-            self.step += 1
-            self.average.update(self.student, self.step)
-            losses.append(loss.item())
-            if rank == 0 and (self.step % 100 == 0 or self.step == self.recipe.steps):
-                rate = (self.step - first) * self.recipe.batch * world / (time.time() - start)
-                self._report(sum(losses) / len(losses), rate)
-                losses = []
+            paths.examples.fill(self.recipe.first_examples, self.tools)
+            if paths.shown is not None:
+                paths.shown.fill(self.recipe.first_examples, self.tools)
+            while len(paths.rows) < max(48, round(self.recipe.first_paths * share)):
+                paths.refill(paths.examples.batch(48), self.teacher, self.empty)
 
-    def _loss(self, paths: Paths) -> Tensor:
-        corners, references, ids, mask = paths.draw(self.recipe.batch)
+    def refresh(self, kind: int, step: int) -> None:
+        """Now and then more paths."""
+        if step % self.recipe.refill_every == 0:
+            paths = self.paths[kind]
+            paths.refill(paths.examples.batch(48), self.teacher, self.empty)
+
+    def loss(self, kind: int) -> Tensor:
+        """Of a fresh batch, each at one of the student's sigmas."""
+        paths = self.paths[kind]
+        corners, references, ids, mask = paths.draw(paths.examples.batch(self.recipe.batch))
         index = torch.randint(self.recipe.num_steps, (len(corners),))
         rows = torch.arange(len(corners))
         now, then = corners[rows, index], corners[rows, index + 1]
@@ -151,27 +159,47 @@ class Distillation:
         slope = (then - now) / (after - sigma)[:, None, None]
         with training_precision():
             joined = torch.cat((now, references), dim=1)
-            made = self.velocity(joined, sigma, ids, mask, paths.positions)
+            made = self.velocities[kind](joined, sigma, ids, mask, paths.positions)
         return F.mse_loss(made[:, : now.shape[1]].float(), slope)
 
-    def _resume(self) -> None:
-        state = checkpoints.load(self.folder / "distilled.safetensors")
-        if state is None:
-            self.average = checkpoints.Average(self.student, self.recipe.average)
-            return
-        self.student.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average.values = state["average"]
-        self.step = state["step"]
-
-    def _report(self, loss: float, rate: float) -> None:
-        checkpoints.log_progress(self.folder / "distilled.jsonl", self.step, loss, rate)
-        state = {
-            "model": self.student.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.values,
-            "step": self.step,
+    def state_dict(self) -> dict[str, Any]:
+        """The paths, the examples that they start from, and the generator of examples."""
+        return {
+            "rows": [[torch.stack(x) for x in zip(*p.rows, strict=True)] for p in self.paths],
+            "examples": [paths.examples.state_dict() for paths in self.paths],
+            "shown": [p.shown.state_dict() for p in self.paths if p.shown is not None],
+            "random": self.tools.rng.bit_generator.state,
         }
-        checkpoints.save(self.folder / "distilled.safetensors", state)
-        if self.on_report is not None:
-            self.on_report(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        saved = zip(self.paths, state["rows"], state["examples"], strict=True)
+        for paths, rows, examples in saved:
+            paths.rows = list(zip(*rows, strict=True))
+            paths.examples.load_state_dict(examples)
+        shown = [paths.shown for paths in self.paths if paths.shown is not None]
+        for pool, kept in zip(shown, state["shown"], strict=True):
+            pool.load_state_dict(kept)
+        self.tools.rng.bit_generator.state = state["random"]
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Other examples than another process makes."""
+        self.tools.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
+
+
+def distillation_loop(
+    teacher: Flow,
+    student: Flow,
+    recipe: DistillationRecipe,
+    *,
+    paths: list[Paths],
+    tools: Tools,
+    folder: Path,
+) -> Loop:
+    """The stage, ready to run; its checkpoints are folder/NAME*.safetensors."""
+    student.requires_grad_(True)
+    frozen = teacher.eval().requires_grad_(False)
+    objective = DistillationObjective(frozen, student, recipe=recipe, paths=paths, tools=tools)
+    return Loop(
+        student, objective, recipe=recipe, is_matrix=is_matrix, folder=folder, name=recipe.name
+    )

@@ -2,18 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from kleinod.training.heldout import EDITS, edit_is_held_out, joining_is_held_out
 from kleinod.training.icons import STYLES
-from kleinod.training.scenes import (
-    BACKGROUNDS,
-    CORNERS,
-    PAIRS,
-    Composer,
-    Scene,
-    Thing,
-    with_article,
-)
-
-Example = tuple[tuple[Scene, ...], str, Scene]
+from kleinod.training.layouts import BACKGROUNDS, CORNERS, PAIRS, TINTS
+from kleinod.training.scenes import Composer, Example, Scene, Thing
+from kleinod.training.wording import with_article
 
 
 @dataclass
@@ -24,33 +17,53 @@ class Editor:
 
     def one(self) -> Example:
         """One reference and one change; every kind equally often, background more."""
-        kinds = (
-            self._background,
-            self._background,
-            self._style,
-            self._replace,
-            self._mirror,
-            self._add,
-            self._remove,
-            self._size,
-            self._move,
-        )
-        return kinds[int(self.composer.rng.integers(len(kinds)))]()
+        while True:
+            kind = self.composer.choice(["background", *EDITS])
+            (before,), words, after = self.example(kind)
+            if not edit_is_held_out(kind, *subject_and_detail(kind, before, after)):
+                return (before,), words, after
+
+    def example(self, kind: str) -> Example:
+        """An example of one of EDITS, held out or not."""
+        kinds = {
+            "background": self._background,
+            "style": self._style,
+            "replace": self._replace,
+            "mirror": self._mirror,
+            "add": self._add,
+            "remove": self._remove,
+            "size": self._size,
+            "move": self._move,
+            "recolour": self._recolour,
+        }
+        return kinds[kind]()
 
     def two(self) -> Example:
-        """Two references: the objects side by side, or the first before the second's background."""
+        """Two references and how they are joined."""
+        while True:
+            kind = self.composer.choice(("beside", "beside", "background", "style"))
+            (first, second), words, after = self.joined(kind)
+            numbers = first.things[0].concept, second.things[0].concept
+            if not joining_is_held_out(kind, *numbers):
+                return (first, second), words, after
+
+    def joined(self, kind: str) -> Example:
+        """An example of one of JOININGS, held out or not."""
         first, second = self._plain(), self._plain()
+        if kind == "style":
+            words = "the first in the style of the second"
+            return (first, second), words, replace(first, style=second.style)
         second = replace(second, style=first.style)
-        if self.composer.rng.random() < 0.6:
-            left, right = PAIRS["to the left of"]
-            things = (
-                replace(first.things[0], centre=left, side=60.0),
-                replace(second.things[0], centre=right, side=60.0),
-            )
-            words = self.composer.choice(("both side by side", "the first beside the second"))
-            return (first, second), words, replace(first, things=things)
-        words = "the first on the background of the second"
-        return (first, second), words, replace(first, background=second.background)
+        if kind == "background":
+            words = "the first on the background of the second"
+            return (first, second), words, replace(first, background=second.background)
+        left, right = PAIRS["to the left of"]
+        things = (
+            replace(first.things[0], centre=left, side=60.0),
+            replace(second.things[0], centre=right, side=60.0),
+        )
+        words = self.composer.choice(("both side by side", "the first beside the second"))
+        return (first, second), words, replace(first, things=things)
 
     def _plain(self) -> Scene:
         rng = self.composer.rng
@@ -61,8 +74,7 @@ class Editor:
 
     def _pair(self) -> tuple[Scene, str]:
         scene = self._plain()
-        first, second = self.composer.concepts(2)
-        relation = self.composer.choice(list(PAIRS))
+        first, second, relation = self.composer.two()
         places = PAIRS[relation]
         things = tuple(Thing(c, p, 60.0) for c, p in zip((first, second), places, strict=True))
         return replace(scene, things=things), relation
@@ -81,8 +93,18 @@ class Editor:
     def _style(self) -> Example:
         scene = self._plain()
         style = self._other(list(STYLES), STYLES[scene.style])
-        words = self.composer.choice(("in {} style", "make it {}", "turn it into {} style"))
-        return (scene,), words.format(style), replace(scene, style=STYLES.index(style))
+        name = self.composer.names[scene.things[0].concept]
+        words = self.composer.choice(
+            ("in {} style", "make it {}", "turn it into {} style", "the {1} in {0} style")
+        )
+        return (scene,), words.format(style, name), replace(scene, style=STYLES.index(style))
+
+    def _recolour(self) -> Example:
+        scene = self._plain()
+        thing, tint = scene.things[0], self.composer.choice(TINTS)
+        words = self.composer.choice(("make the {0} {1}", "turn the {0} {1}", "a {1} {0}"))
+        done = replace(scene, things=(replace(thing, tint=tint),))
+        return (scene,), words.format(self.composer.names[thing.concept], tint), done
 
     def _replace(self) -> Example:
         scene = self._plain()
@@ -128,3 +150,21 @@ class Editor:
         moved = replace(thing, centre=CORNERS[end])
         words = f"move it to the {end}"
         return (replace(scene, things=(thing,)),), words, replace(scene, things=(moved,))
+
+
+def subject_and_detail(kind: str, before: Scene, after: Scene) -> tuple[int, int]:
+    """The numbers by which an edit is held out: see heldout.edit_is_held_out."""
+    first, done = before.things[0], after.things[0]
+    grounds = list(BACKGROUNDS)
+    details = {
+        "background": lambda: (first.concept, grounds.index(after.background)),
+        "style": lambda: (first.concept, after.style),
+        "replace": lambda: (first.concept, done.concept),
+        "mirror": lambda: (first.concept, grounds.index(before.background)),
+        "add": lambda: (done.concept, after.things[1].concept),
+        "remove": lambda: (first.concept, before.things[1].concept),
+        "size": lambda: (first.concept, grounds.index(before.background)),
+        "move": lambda: (first.concept, list(CORNERS.values()).index(done.centre)),
+        "recolour": lambda: (first.concept, TINTS.index(done.tint or "")),
+    }
+    return details[kind]()

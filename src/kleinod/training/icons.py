@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SIZE = 128
+SIZE = 256
 STYLES = ("cartoon", "flat", "3D")
 OBJECT_GROUPS = (3, 4, 5, 6, 7)
 FILTERED = {
@@ -29,7 +29,7 @@ FILTERED = {
 
 @dataclass(frozen=True)
 class Icons:
-    """RGBA pictures (n, 128, 128, 4), uint8, with a concept and a style index for each."""
+    """RGBA pictures (n, 256, 256, 4), uint8, with a concept and a style index for each."""
 
     pixels: np.ndarray
     concept: np.ndarray

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kleinod.training import sharding
+
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """The matrix (m, n) with its singular values drawn near 1, in bfloat16."""
@@ -42,7 +44,9 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
                 update = parameter.grad.add(momentum, alpha=group["momentum"]).flatten(1)
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                change = orthogonalised(update).to(parameter.dtype).reshape(parameter.shape)
+                # sharded (FSDP2): the whole matrix is needed, and every process computes it
+                change = orthogonalised(sharding.whole(update)).to(parameter.dtype)
+                change = sharding.spread_like(change.reshape(parameter.shape), parameter)
                 parameter.add_(change, alpha=-group["lr"] * scale)
 
 
@@ -84,6 +88,10 @@ class Optimisers:
         """Go on from `state_dict`."""
         for (part, _), state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
+            for parameter, kept in part.state.items():
+                for name, value in kept.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        kept[name] = sharding.spread_like(value, parameter)
 
 
 def schedule(step: int, steps: int, warmup: int = 50, decay_from: float = 0.5) -> float:

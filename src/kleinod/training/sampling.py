@@ -84,7 +84,7 @@ def sheet(
         sampling.sigmas(num_steps, 64),
         words,
         references=noise[:, :0],
-        positions=reference_positions(8, 0),
+        positions=reference_positions((8, 8), 0),
         guidance=guidance,
     )
     pictures = images.to_images(autoencoder.decode(latents.tokens_to_latents(states[-1], 8, 8)))

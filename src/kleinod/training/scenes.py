@@ -1,88 +1,61 @@
 """Scenes composed from icons on the fly, with captions in varied wording.
 
-A scene is a background and one or two placed objects; what a caption leaves unsaid has a fixed
+A scene is a background and one to four placed objects; what a caption leaves unsaid has a fixed
 meaning (cartoon style, white background, middle of the picture), so that short prompts are exact.
+Places are given on a canvas of 128 pixels; on another, places follow its sides, and sizes of
+objects its shorter side.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from kleinod.training.heldout import count_is_held_out, pair_is_held_out
 from kleinod.training.icons import STYLES, Icons
-
-SIZE = 128
-BACKGROUNDS = {
-    "white": (255, 255, 255),
-    "black": (24, 24, 24),
-    "gray": (150, 150, 150),
-    "red": (214, 48, 49),
-    "orange": (245, 150, 50),
-    "yellow": (250, 220, 90),
-    "green": (90, 180, 90),
-    "teal": (40, 160, 155),
-    "blue": (50, 100, 215),
-    "sky blue": (150, 205, 245),
-    "purple": (130, 80, 190),
-    "pink": (250, 175, 200),
-    "brown": (135, 95, 65),
-}
-CORNERS = {
-    "top left": (40, 40),
-    "top right": (88, 40),
-    "bottom left": (40, 88),
-    "bottom right": (88, 88),
-}
-PAIRS = {
-    "to the left of": ((34, 64), (94, 64)),
-    "to the right of": ((94, 64), (34, 64)),
-    "above": ((64, 34), (64, 94)),
-    "below": ((64, 94), (64, 34)),
-}
-STYLE_PHRASES = {
-    "cartoon": ("cartoon style", "cartoon"),
-    "flat": ("flat style", "flat design"),
-    "3D": ("3D style", "3D render"),
-}
+from kleinod.training.layouts import (
+    BACKGROUNDS,
+    CORNERS,
+    GROUPS,
+    PAIRS,
+    SIZE,
+    STYLE_PHRASES,
+    TINTS,
+    TRIPLES,
+)
+from kleinod.training.wording import UNCOUNTED, counted, with_article
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: concept index, centre and side in pixels, mirrored or not."""
+    """One object: concept index, centre and side on a canvas of 128; mirrored, or in a colour."""
 
     concept: int
     centre: tuple[float, float] = (64.0, 64.0)
     side: float = 104.0
     mirrored: bool = False
+    tint: str | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in one style before a named background."""
+    """Objects in one style before a named background; size is width and height in pixels."""
 
     things: tuple[Thing, ...]
     style: int = 0
     background: str = "white"
-
-
-UNCOUNTED = {"popcorn", "broccoli", "bread", "cheese", "fire", "french fries", "cherries", "grapes"}
-SOUNDS_OPEN = {"hourglass"}
-SOUNDS_CLOSED = {"ufo", "unicorn"}
-
-
-def with_article(words: str) -> str:
-    """'an owl', 'a fox', 'an hourglass', but 'popcorn' for what is not counted."""
-    first = words.split()[0]
-    if words in UNCOUNTED:
-        return words
-    opens = first in SOUNDS_OPEN or (first[0] in "aeiou" and first not in SOUNDS_CLOSED)
-    return f"{'an' if opens else 'a'} {words}"
+    size: tuple[int, int] = (SIZE, SIZE)
 
 
 def held_out(scene: Scene) -> bool:
     """One combination in nineteen of object, style and background is kept for the evaluation."""
     numbers = scene.things[0].concept, scene.style, list(BACKGROUNDS).index(scene.background)
     return len(scene.things) == 1 and (7 * numbers[0] + 3 * numbers[1] + 5 * numbers[2]) % 19 == 0
+
+
+Example = tuple[tuple[Scene, ...], str, Scene]
+"""References, words, and the scene that they ask for."""
 
 
 class Composer:
@@ -105,16 +78,29 @@ class Composer:
         return [int(c) for c in self.rng.choice(len(self.names), number, replace=False)]
 
     def render(self, scene: Scene) -> np.ndarray:
-        """The picture (128, 128, 3), uint8."""
-        picture = Image.new("RGB", (SIZE, SIZE), BACKGROUNDS[scene.background])
+        """The picture (height, width, 3), uint8."""
+        width, height = scene.size
+        picture = Image.new("RGB", scene.size, BACKGROUNDS[scene.background])
         for thing in scene.things:
-            side = max(8, round(thing.side))
-            icon = self._pictures[thing.concept, scene.style].resize((side, side))
+            side = max(8, round(thing.side * min(scene.size) / SIZE))
+            icon = self._icon(thing, scene.style).resize((side, side))
             if thing.mirrored:
                 icon = icon.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            corner = [round(c - side / 2) for c in thing.centre]
-            picture.paste(icon, (corner[0], corner[1]), icon)
+            x, y = thing.centre[0] * width / SIZE, thing.centre[1] * height / SIZE
+            picture.paste(icon, (round(x - side / 2), round(y - side / 2)), icon)
         return np.asarray(picture)
+
+    def _icon(self, thing: Thing, style: int) -> Image.Image:
+        """Its drawing; a tinted one keeps light and shade, and takes the colour's hue."""
+        icon = self._pictures[thing.concept, style]
+        if thing.tint is None:
+            return icon
+        colour = BACKGROUNDS[thing.tint]
+        dark = tuple(c // 5 for c in colour)
+        pale = tuple(255 - (255 - c) // 5 for c in colour)
+        tinted = ImageOps.colorize(icon.convert("L"), dark, pale, colour).convert("RGBA")
+        tinted.putalpha(icon.getchannel("A"))
+        return tinted
 
     def thing(self, concept: int, centre: tuple[float, float], side: float) -> Thing:
         """An object with a little jitter in place and size."""
@@ -143,7 +129,7 @@ class Composer:
     def _single(self) -> tuple[Scene, str]:
         (concept,) = self.concepts(1)
         style, background, words = self.look()
-        name, centre, side = with_article(self.names[concept]), (64, 64), 104.0
+        name, centre, side = with_article(self.names[concept]), (64.0, 64.0), 104.0
         if self.rng.random() < 0.12:
             place = self.choice(list(CORNERS))
             centre, side = CORNERS[place], 66.0
@@ -157,10 +143,17 @@ class Composer:
             name, words
         )
 
+    def two(self) -> tuple[int, int, str]:
+        """Two different objects and how the first stands to the second; none that is held out."""
+        while True:
+            first, second = self.concepts(2)
+            relation = self.choice(list(PAIRS))
+            if not pair_is_held_out(first, second, relation):
+                return first, second, relation
+
     def pair(self) -> tuple[Scene, str]:
         """Two objects and how they stand."""
-        first, second = self.concepts(2)
-        relation = self.choice(list(PAIRS))
+        first, second, relation = self.two()
         style, background, words = self.look()
         places = PAIRS[relation]
         things = tuple(self.thing(c, p, 60.0) for c, p in zip((first, second), places, strict=True))
@@ -169,6 +162,47 @@ class Composer:
         if relation == "to the left of" and self.rng.random() < 0.5:
             sentence = f"{a} and {b}"
         return Scene(things, style, background), self.join(sentence, words)
+
+    def group(self) -> tuple[Scene, str]:
+        """Two to four of one object."""
+        number = int(self.rng.integers(2, 5))
+        concept = next(
+            c
+            for c in self.concepts(len(self.names))
+            if self.names[c] not in UNCOUNTED and not count_is_held_out(c, number)
+        )
+        style, background, words = self.look()
+        things = tuple(self.thing(concept, place, 58.0) for place in GROUPS[number])
+        return Scene(things, style, background), self.join(
+            counted(self.names[concept], number), words
+        )
+
+    def triple(self) -> tuple[Scene, str]:
+        """Three different objects."""
+        concepts = self.concepts(3)
+        sentence = self.choice(list(TRIPLES))
+        style, background, words = self.look()
+        places = zip(concepts, TRIPLES[sentence], strict=True)
+        things = tuple(self.thing(concept, place, 58.0) for concept, place in places)
+        names = [self.with_name(concept) for concept in concepts]
+        return Scene(things, style, background), self.join(sentence.format(*names), words)
+
+    def tinted(self) -> tuple[Scene, str]:
+        """One object in a colour that it need not have."""
+        (concept,) = self.concepts(1)
+        tint = self.choice(TINTS)
+        style, background, words = self.look()
+        thing = replace(self.thing(concept, (64, 64), 104.0), tint=tint)
+        return Scene((thing,), style, background), self.join(
+            with_article(f"{tint} {self.names[concept]}"), words
+        )
+
+    def any(self, size: tuple[int, int] = (SIZE, SIZE)) -> tuple[Scene, str]:
+        """A scene of any of these kinds, two objects most often: they are the hardest to learn."""
+        kinds = (self.single, self.pair, self.group, self.triple, self.tinted)
+        kind = kinds[int(self.rng.choice(len(kinds), p=(0.30, 0.42, 0.14, 0.08, 0.06)))]
+        scene, words = kind()
+        return replace(scene, size=size), words
 
     def with_name(self, concept: int) -> str:
         """'a fox'."""
@@ -187,3 +221,15 @@ class Composer:
             comma = not word.startswith(("on ", "in ")) or self.rng.random() < 0.3
             result += (", " if comma else " ") + word
         return result
+
+
+def drawing(
+    composer: Composer, make: Callable[[], Example], size: tuple[int, int] = (SIZE, SIZE)
+) -> Callable[[], tuple[list[np.ndarray], str]]:
+    """A pool's examples: scenes rendered on a canvas of one size, the target first."""
+
+    def drawn() -> tuple[list[np.ndarray], str]:
+        references, words, target = make()
+        return [composer.render(replace(s, size=size)) for s in (target, *references)], words
+
+    return drawn

@@ -1,0 +1,171 @@
+"""`kleinod evaluate pictures` and `removal`: how well a model of the built-in kind paints."""
+
+import json as jsonlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kleinod.cli.progress import progress_bars
+from kleinod.errors import InputError
+
+if TYPE_CHECKING:
+    from kleinod.training.evaluation import Evaluation, Report, Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Count = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many prompts of each task, and of each kind of edit."),
+]
+
+
+def pictures(
+    *,
+    model: Annotated[str, typer.Option(help="A known model or a folder.")] = "mini",
+    base: Annotated[
+        str | None, typer.Option(help="A base model to compare with: 50 steps, guidance 3.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write all pictures with prompts and marks to this PNG.")
+    ] = None,
+    count: Count = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; else the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance; else the model's own.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Paint stored prompts that training left out, and have the oracle mark them.
+
+    Single objects, two objects in place, counts, other sizes, edits, several references.
+    """
+    from kleinod.training.evaluation import Settings  # late: the other commands need no torch
+
+    _check_sheet(sheet)
+    own = Settings(num_inference_steps=steps, guidance_scale=guidance)
+    runs = {model: own}
+    if base is not None:
+        runs[base] = Settings(num_inference_steps=50, guidance_scale=3.0)
+    done = {name: _evaluated(name, runs[name], count, quiet=quiet) for name in runs}
+    if sheet is not None:
+        _write_sheet(done[model], sheet)
+    scores = {name: evaluation.scores for name, evaluation in done.items()}
+    if json:
+        print(jsonlib.dumps({"scores": scores, "ceiling": _ceiling(), "cases": _cases(done)}))
+    else:
+        _print_scores(scores)
+
+
+def removal(
+    *,
+    concept: Annotated[str, typer.Option(help="The object that was removed, as in prompts.")],
+    model: Annotated[str, typer.Option(help="The model it was removed from.")],
+    before: Annotated[str, typer.Option(help="The model that still knows it.")] = "mini",
+    count: Count = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write the pictures of both models to this PNG.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try to get a removed object back: in words, from one reference, from several.
+
+    Says how often the oracle sees it, before and after, and what became of the other scores.
+    """
+    from kleinod.training import removal_evaluation
+
+    _check_sheet(sheet)
+    with progress_bars(quiet=quiet) as report:
+        result = removal_evaluation.evaluate(concept, (before, model), count=count, report=report)
+    if sheet is not None:
+        result.sheet.save(sheet)
+    if json:
+        print(jsonlib.dumps({"concept": concept, "seen": result.seen, "rest": result.rest}))
+        return
+    names = ["before", "after"]
+    _print_table(f"{concept} seen, % of pictures", result.seen, names)
+    _print_table("other objects", result.rest, names)
+
+
+def _check_sheet(sheet: Path | None) -> None:
+    if sheet is not None and not sheet.parent.is_dir():
+        raise InputError(f"sheet: the folder {sheet.parent} does not exist; create it first")
+
+
+def _evaluated(name: str, settings: "Settings", count: int | None, *, quiet: bool) -> "Evaluation":
+    import kleinod
+    from kleinod.training import evaluation, evaluation_set
+    from kleinod.training.oracle import Oracle
+
+    cases = evaluation_set.load()
+    if count is not None:
+        cases = evaluation_set.first_of_each(cases, count)
+    with progress_bars(quiet=quiet) as report:
+        return evaluation.evaluate(
+            kleinod.load(name),
+            cases,
+            settings=settings,
+            oracle=Oracle.load(),
+            report=_named(name, report),
+        )
+
+
+def _named(name: str, report: "Report") -> "Report":
+    return lambda task, fraction: report(f"{Path(name).name}: {task}", fraction)
+
+
+def _write_sheet(evaluation: "Evaluation", path: Path) -> None:
+    from kleinod.training.contact_sheet import sheet
+
+    sheet(evaluation.pictures, evaluation.marks).save(path)
+
+
+def _cases(done: "dict[str, Evaluation]") -> list[dict[str, Any]]:
+    first = next(iter(done.values()))
+    return [
+        {
+            "task": mark.case.task,
+            "kind": mark.case.kind,
+            "prompt": mark.case.prompt,
+            "right": {name: e.marks[index].is_right for name, e in done.items()},
+        }
+        for index, mark in enumerate(first.marks)
+    ]
+
+
+def _ceiling() -> dict[str, float]:
+    from kleinod.training.evaluation_set import FOLDER
+
+    facts: dict[str, float] = jsonlib.loads((FOLDER / "ceiling.json").read_text("utf-8"))
+    return facts
+
+
+def _print_scores(scores: dict[str, dict[str, float]]) -> None:
+    names = [Path(name).name for name in scores]
+    rows = {
+        row: [values.get(row) for values in scores.values()] for row in next(iter(scores.values()))
+    }
+    _print_table("scores in %", rows, names)
+
+
+def _print_table(title: str, rows: Mapping[str, Sequence[float | None]], names: list[str]) -> None:
+    """A column for each name; a third says what the first of two lost against the second."""
+    compares = len(names) == 2 and names[0] != "before"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for name in (*names, *(["points lost"] if compares else [])):
+        table.add_column(name, justify="right")
+    for row, values in rows.items():
+        cells = ["–" if value is None else f"{value:.1f}" for value in values]
+        if compares and not any(word in row for word in ("error", "frechet")):
+            cells.append(_lost(values))
+        table.add_row(row, *cells)
+    Console(highlight=False).print(table)
+
+
+def _lost(values: Sequence[float | None]) -> str:
+    own, other = values
+    return "" if own is None or other is None else f"{other - own:.1f}"

@@ -1,0 +1,269 @@
+"""What the routes talk to: jobs in, events and pictures out. Nothing here blocks the event loop.
+
+A job is in the database before `accept` returns. Whoever asks for a job names the key it asks for:
+another key's job is no job.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kleinod.catalog import ModelInfo
+from kleinod.errors import InputError
+from kleinod.server import auditing, signatures
+from kleinod.server.claims import Claims, Terms
+from kleinod.server.database import Database
+from kleinod.server.events import Hub
+from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
+from kleinod.server.keys import KeyRecord, Keys
+from kleinod.server.metrics import CONTENT_TYPE, Metrics
+from kleinod.server.painting import Painter, Provenance
+from kleinod.server.retention import Retention
+from kleinod.server.settings import Settings
+from kleinod.server.storage import Storage
+from kleinod.server.store import JobStore, Limits
+from kleinod.server.threads import Threads
+from kleinod.server.webhooks import Post, Webhooks, plain_body
+from kleinod.server.worker import Parts, Worker
+
+# how often a job that another server paints is looked at
+_LOOK_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that is served, and its facts."""
+
+    name: str
+    info: ModelInfo
+
+
+class Service:
+    """One server: database, storage, models, worker. `start` may take minutes, for the weights."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        post: Post,
+        webhook_body: Callable[[Job], dict[str, Any]] = plain_body,
+    ) -> None:
+        self.settings = settings
+        self._post, self._webhook_body = post, webhook_body
+        self.metrics = Metrics()
+        self._hub = Hub()
+        self._database_threads = Threads("database", 8)
+        self._pixel_threads = Threads("pixels", 4)
+        self._painters: dict[str, Painter] = {}
+        self._worker: Worker | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._is_stopped = False
+
+    async def start(self) -> None:
+        """Open everything, load the models, begin to work. Raises InputError."""
+        await self._database_threads.run(self._open)
+        await self._pixel_threads.run(self._load)
+        self.metrics.watch({name: painter.engine for name, painter in self._painters.items()})
+        settings = self.settings
+        terms = Terms(
+            lease_seconds=settings.lease_seconds,
+            max_attempts_alone=settings.max_attempts_alone,
+            result_seconds=settings.result_seconds,
+        )
+        parts = Parts(
+            claims=Claims(self._database, terms, tuple(self._painters)),
+            storage=self._storage,
+            hub=self._hub,
+            metrics=self.metrics,
+            painters=self._painters,
+            database_threads=self._database_threads,
+            pixel_threads=self._pixel_threads,
+            audit_log=self._audit_log,
+        )
+        self._worker = Worker(parts, settings)
+        await self._worker.start()
+        retention = Retention(self._store, self._storage, self._pixel_threads)
+        self._loops = [
+            asyncio.create_task(retention.run(), name="retention"),
+            asyncio.create_task(self.webhooks.run(), name="webhooks"),
+        ]
+
+    async def stop(self, *, finish: bool = True) -> None:
+        """Finish what runs, for finish_seconds at most; the rest waits for the next start."""
+        if self._worker is not None:
+            seconds = self.settings.finish_seconds if finish else 0
+            await self._worker.stop(finish_seconds=seconds)
+        self._is_stopped = True
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for painter in self._painters.values():
+            await self._pixel_threads.run(painter.close)
+        await self._database_threads.run(self._database.close)
+        self._database_threads.close()
+        self._pixel_threads.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the models are loaded and jobs are worked on."""
+        return self._worker is not None
+
+    async def accept(self, new: NewJob) -> Job:
+        """Check a job and put it down. Raises InputError, QueueFull, LimitReached."""
+        painter = self._painters.get(new.model)
+        if painter is None:
+            served = ", ".join(self._painters)
+            raise InputError(f"model: {new.model!r} is not served here; served are {served}")
+        request = await self._pixel_threads.run(
+            painter.settled, new.request, new.references, new.output_format
+        )
+        job = await self._database_threads.run(self._put_down, replace(new, request=request))
+        if self._worker is not None:
+            self._worker.wake()
+        return job
+
+    async def job(self, job_id: str, key_id: str) -> Job | None:
+        """A job of this key as it stands, its progress up to date."""
+        job = await self._database_threads.run(self._store.job, _clean(job_id), key_id)
+        if job is None or self._worker is None or job.status != JobStatus.RUNNING:
+            return job
+        return replace(job, progress=max(job.progress, self._worker.progress(job.id)))
+
+    async def cancel(self, job_id: str, key_id: str) -> bool:
+        """Cancel a job of this key; False if there is nothing to cancel."""
+        job = await self._database_threads.run(self._store.cancel, _clean(job_id), key_id)
+        if job is None:
+            return False
+        if job.status == JobStatus.CANCELLED:
+            await self._pixel_threads.run(auditing.ended_without, self._audit_log, job)
+            self.metrics.count_job(job)
+            self._hub.publish(job.id, JobEnded(job))
+        elif self._worker is not None:
+            self._worker.cancel(job.id)
+        return True
+
+    async def events(self, job_id: str) -> AsyncIterator[JobEvent]:
+        """Progress from now on, the newest only, and the end; of a job that ended, the end.
+
+        Without an end it stops only where this server stops and the job waits for the next one.
+        """
+        with self._hub.subscribed(job_id) as subscriber:
+            event, last = await self._looked(job_id), None
+            while not self._is_stopped:
+                if event is not None and event != last:
+                    yield event
+                    last = event
+                if isinstance(event, JobEnded):
+                    return
+                event = await subscriber.take(_LOOK_SECONDS)
+                if event is None and not self._is_here(job_id):
+                    event = await self._looked(job_id)
+
+    async def picture(self, path: str) -> bytes | None:
+        """A finished picture's file; None if there is none (any more)."""
+        if not signatures.is_picture(path):
+            return None
+        return await self._pixel_threads.run(self._storage.read, path)
+
+    def signed_path(self, image: StoredImage) -> str:
+        """`PATH?expires=…&signature=…`, valid for url_seconds; to be put behind a route."""
+        expires = int(time.time()) + self.settings.url_seconds
+        signature = signatures.url_signature(self._url_secret, image.path, expires)
+        return f"{image.path}?expires={expires}&signature={signature}"
+
+    def check_signature(self, path: str, expires: str, signature: str) -> bool:
+        """Whether a picture's URL is ours and its time is not over."""
+        return signatures.is_valid_url(
+            self._url_secret, path, expires, signature=signature, now_seconds=time.time()
+        )
+
+    async def has_keys(self) -> bool:
+        """Whether a key is needed: false only if none was ever made."""
+        return await self._database_threads.run(self._keys.are_configured)
+
+    async def key(self, secret: str) -> KeyRecord | None:
+        """The valid key with this text, in constant time."""
+        return await self._database_threads.run(self._keys.find, secret)
+
+    def models(self) -> list[ServedModel]:
+        """The models that are served, the default one first."""
+        return [ServedModel(name, p.pipeline.info) for name, p in self._painters.items()]
+
+    async def metrics_text(self) -> tuple[bytes, str]:
+        """Prometheus's text and its content type."""
+        counts = await self._database_threads.run(self._store.counts)
+        return self.metrics.text(counts), CONTENT_TYPE
+
+    def _open(self) -> None:
+        settings = self.settings
+        self._audit_log = auditing.log()
+        self._database = Database(settings.database)
+        self._database.migrate()
+        self._storage = Storage(settings.storage)
+        self._storage.check()
+        limits = Limits(
+            max_queue=settings.max_queue,
+            key_concurrency=settings.key_concurrency,
+            key_requests_per_minute=settings.key_requests_per_minute,
+            result_seconds=settings.result_seconds,
+        )
+        self._store = JobStore(self._database, limits)
+        self._keys = Keys(self._database)
+        self._url_secret = self._store.secret("urls")
+        self.webhooks = Webhooks(
+            self._database,
+            self._database_threads,
+            delays_seconds=settings.webhook_delays_seconds,
+            timeout_seconds=settings.webhook_timeout_seconds,
+            metrics=self.metrics,
+            post=self._post,
+        )
+        self.webhooks.body = self._webhook_body
+
+    def _load(self) -> None:
+        provenance = Provenance.load(self.settings)
+        for model in (self.settings.model, *self.settings.more_models):
+            painter = Painter.load(model, self.settings, provenance)
+            name = painter.pipeline.info.name
+            if name in self._painters:
+                raise InputError(f"more_models: two are called {name}; name each once")
+            self._painters[name] = painter
+
+    def _put_down(self, new: NewJob) -> Job:
+        """References first made safe, then the job visible; a refusal leaves nothing."""
+        job = self._store.add(new)
+        if not new.references:
+            return job
+        try:
+            for index, data in enumerate(new.references):
+                self._storage.write(f"references/{job.id}/{index}", data)
+            self._store.open(job.id)
+        except BaseException:
+            self._store.forget(job.id)
+            self._storage.remove(f"references/{job.id}")
+            raise
+        return job
+
+    def _is_here(self, job_id: str) -> bool:
+        return self._worker is not None and self._worker.is_running(job_id)
+
+    async def _looked(self, job_id: str) -> JobEvent | None:
+        """What the database says of a job."""
+        job = await self._database_threads.run(self._store.job, _clean(job_id), None)
+        if job is None or job.status == JobStatus.PENDING:
+            return None
+        if job.status.is_final:
+            return JobEnded(job)
+        num_steps = job.request["num_inference_steps"] * job.request["num_images"]
+        return JobProgress(round(job.progress * num_steps), num_steps)
+
+
+def _clean(job_id: str) -> str:
+    """A job's id, or none: what is no id of ours is not asked for."""
+    return job_id if re.fullmatch(r"[0-9a-f]{32}", job_id) else ""

@@ -1,0 +1,73 @@
+"""Pictures by name: a folder, or any store that fsspec knows. Whole or not at all. It blocks."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from kleinod.errors import InputError
+
+
+class Storage:
+    """Bytes under names such as `results/JOB/0.png`. Raises InputError for a URL of no kind."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"storage_url: {url}: {error}") from error
+        self._folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+
+    def check(self) -> None:
+        """Write, read and remove something. Raises InputError."""
+        name, data = f"check-{secrets.token_hex(8)}", b"kleinod"
+        try:
+            self.write(name, data)
+            is_same = self.read(name) == data
+            self.remove(name)
+        except Exception as error:  # a store may raise anything; the user must see what
+            raise InputError(f"storage_url: {self._root} cannot be written ({error})") from error
+        if not is_same:
+            raise InputError(f"storage_url: {self._root} gives back other bytes than it was given")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put data there, over what was there."""
+        if self._folder is not None:
+            _write_file(self._folder / name, data)
+        else:
+            # object stores show an object only once it is whole
+            self._files.pipe_file(self._path(name), data)
+
+    def read(self, name: str) -> bytes | None:
+        """What was written; None if nothing is there."""
+        try:
+            data: bytes = self._files.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        return data
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or all below a folder's name; nothing there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._path(name), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{str(self._root).rstrip('/')}/{name}"
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """Through another name in the same folder, on the disk before it has its own."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f"{secrets.token_hex(8)}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

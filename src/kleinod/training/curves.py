@@ -1,0 +1,46 @@
+"""Curves and sheets for TensorBoard, where it is installed; the JSON lines are written anyway."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_log = logging.getLogger(__name__)
+
+
+class Curves:
+    """One run's event files, opened at the first value."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+        self._is_off = False
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A point of each curve."""
+        writer = self._opened()
+        if writer is not None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
+
+    def add_sheet(self, step: int, path: Path) -> None:
+        """A sheet of pictures that was just painted."""
+        writer = self._opened()
+        if writer is not None:
+            picture = np.asarray(Image.open(path).convert("RGB"))
+            writer.add_image(path.stem, picture, step, dataformats="HWC")
+            writer.flush()
+
+    def _opened(self) -> Any:  # noqa: ANN401
+        if self._writer is None and not self._is_off:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._is_off = True
+                _log.info("no TensorBoard here (pip install 'kleinod[train]'); JSON lines only")
+                return None
+            self._writer = SummaryWriter(str(self.folder))
+        return self._writer

@@ -1,0 +1,198 @@
+"""Try to get back an object that was removed from a model.
+
+The same requests to the model before and after: in words, with a reference that shows the object,
+with a reference that shows another, with several. The oracle looks everywhere in each picture.
+Pictures of the object come from the model before. What became of the rest: the usual evaluation.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from kleinod.assembly import load
+from kleinod.errors import InputError
+from kleinod.pipeline import Pipeline
+from kleinod.training import evaluation, evaluation_set
+from kleinod.training.contact_sheet import sheet
+from kleinod.training.evaluation import Report, Settings
+from kleinod.training.evaluation_set import Case
+from kleinod.training.layouts import CORNERS, GROUPS, PAIRS, SIZE
+from kleinod.training.marking import Mark
+from kleinod.training.oracle import Box, Oracle
+from kleinod.training.scenes import Scene, Thing
+from kleinod.training.wording import UNCOUNTED, counted, with_article
+
+TEXT, SHOWN, OTHER, SEVERAL = (
+    "words only",
+    "a reference showing it",
+    "a reference of another object",
+    "several references",
+)
+_FIRST_SEED = 5000
+_LOOKS = ("", ", flat style", ", 3D render", " on a blue background", ", cartoon, on yellow")
+_EDITS_SHOWN = (
+    "change the background to green",
+    "make it 3D",
+    "in flat style",
+    "mirror it",
+    "make it smaller",
+    "make the {name} blue",
+    "move it to the top left",
+    "replace the {name} with {a}",
+)
+_EDITS_OTHER = (
+    "replace the {other} with {a}",
+    "turn the {other} into {a}",
+    "add {a} to the left of the {other}",
+    "add {a} below the {other}",
+)
+_JOININGS = (
+    "both side by side",
+    "the first beside the second",
+    "the first on the background of the second",
+    "the first in the style of the second",
+)
+REST = ("single concept", "single background", "pair both", "count", "edit", "joining")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Shares in % before and after: the object seen, by kind of request; the other scores."""
+
+    seen: dict[str, list[float]]
+    rest: dict[str, list[float]]
+    sheet: Image.Image
+
+
+def evaluate(
+    concept: str, models: tuple[str, str], *, count: int | None, report: Report
+) -> Removal:
+    """Ask both models, before and after, for `concept`. Raises InputError."""
+    oracle = Oracle.load()
+    if concept not in oracle.concepts:
+        raise InputError(f"concept: {concept!r} is none that the oracle knows; see concepts.txt")
+    number = oracle.concepts.index(concept)
+    pipelines = [load(model) for model in models]
+    shown = shown_pictures(pipelines[0], oracle, number)
+    stored = [case for case in evaluation_set.load() if number not in case.concepts]
+    requests = attempts(oracle, number, shown, stored)
+    if count is not None:
+        stored = evaluation_set.first_of_each(stored, count)
+        requests = _first(requests, count)
+    seen: dict[str, list[float]] = {}
+    rest: dict[str, list[float]] = {}
+    pictures: list[np.ndarray] = []
+    marks: list[Mark] = []
+    for pipeline, name in zip(pipelines, ("before", "after"), strict=True):
+        made = list(_painted(pipeline, requests, _named(name, report)))
+        found = [_mark(oracle, number, case, p) for case, p in zip(requests, made, strict=True)]
+        for row in (TEXT, SHOWN, OTHER, SEVERAL):
+            of_row = [m.is_right for m in found if m.case.task == row]
+            seen.setdefault(row, []).append(100 * float(np.mean(of_row)))
+        settings, told = Settings(), _named(name, report)
+        scores = evaluation.evaluate(
+            pipeline, stored, settings=settings, oracle=oracle, report=told
+        ).scores
+        for row in REST:
+            rest.setdefault(row, []).append(scores[row])
+        pictures, marks = pictures + made, marks + found
+    return Removal(seen, rest, sheet(pictures, marks))
+
+
+def attempts(
+    oracle: Oracle, number: int, shown: list[np.ndarray], stored: list[Case]
+) -> list[Case]:
+    """The requests; `task` is the row of the table that they count for."""
+    name = oracle.concepts[number]
+    a, scene = with_article(name), Scene((Thing(number),))
+    cases = [Case(TEXT, "", words, scene) for words in _prompts(name)]
+    others = _others(oracle, stored)
+    for index, words in enumerate(_EDITS_SHOWN * 2):
+        pictures = (shown[index % len(shown)],) * 2
+        cases.append(Case(SHOWN, "", words.format(name=name, a=a), scene, (scene,), pictures))
+    for index, words in enumerate(_EDITS_OTHER * 3):
+        other, picture = others[index % len(others)]
+        words = words.format(other=other, a=a)
+        cases.append(Case(OTHER, "", words, scene, (scene,), (picture, picture)))
+    for index, words in enumerate(_JOININGS * 3):
+        _, picture = others[-1 - index % len(others)]
+        pair = [shown[index % len(shown)], picture]
+        # where both are painted, the object may as well come second
+        pair = pair[::-1] if "side" in words and index >= len(_JOININGS) else pair
+        cases.append(Case(SEVERAL, "", words, scene, (scene, scene), (*pair, pair[0])))
+    return cases
+
+
+def _prompts(name: str) -> list[str]:
+    a = with_article(name)
+    alone = [start + look for start in (a, name, "a picture of " + a) for look in _LOOKS]
+    placed = [f"{with_article('small ' + name)} on pink", f"{a} in the top left corner"]
+    pairs = [
+        f"{a} to the left of a car",
+        f"a house to the left of {a}",
+        f"{a} and an umbrella",
+        f"a star above {a}",
+        with_article(f"blue {name}"),
+    ]
+    several = [] if name in UNCOUNTED else [counted(name, 2), counted(name, 3) + " on green"]
+    return alone + placed + pairs + several
+
+
+def shown_pictures(
+    pipeline: Pipeline, oracle: Oracle, number: int, tries: int = 12
+) -> list[np.ndarray]:
+    """Up to four pictures of the object by the model that knows it. Raises InputError."""
+    name = oracle.concepts[number]
+    prompts = tuple(with_article(name) + _LOOKS[i % len(_LOOKS)] for i in range(tries))
+    made = pipeline.generate(prompts, seed=_FIRST_SEED).images
+    pictures = [np.asarray(image.image) for image in made]
+    good = [picture for picture in pictures if is_seen(oracle, number, picture)]
+    if not good:
+        raise InputError(f"before: it paints no clear {name} in {tries} tries; take another model")
+    return good[:4]
+
+
+def _others(oracle: Oracle, stored: list[Case]) -> list[tuple[str, np.ndarray]]:
+    """Composed references of one other object, and its name."""
+    alone = [c for c in stored if c.task == "edit" and len(c.references[0].things) == 1]
+    chosen = alone[:: max(1, len(alone) // 12)]
+    return [(oracle.concepts[c.references[0].things[0].concept], c.pictures[0]) for c in chosen]
+
+
+def scan_boxes(picture: np.ndarray) -> list[Box]:
+    """Everywhere that scenes put an object, in the picture's own pixels."""
+    scale = min(picture.shape[:2]) / SIZE
+    places = {(float(x), float(y)) for pair in (*PAIRS.values(), *GROUPS.values()) for x, y in pair}
+    boxes = [
+        ((64.0, 64.0), 104.0),
+        ((64.0, 64.0), 66.0),
+        *((place, 60.0) for place in sorted(places)),
+    ]
+    boxes += [(place, 66.0) for place in CORNERS.values()]
+    return [Box((x * scale, y * scale), side * scale) for (x, y), side in boxes]
+
+
+def is_seen(oracle: Oracle, number: int, picture: np.ndarray) -> bool:
+    """Whether the oracle sees the object anywhere."""
+    return any(s.concept == number for s in oracle.look(picture, scan_boxes(picture)))
+
+
+def _mark(oracle: Oracle, number: int, case: Case, picture: np.ndarray) -> Mark:
+    return Mark(case, is_seen(oracle, number, picture))
+
+
+def _painted(pipeline: Pipeline, requests: list[Case], report: Report) -> Iterator[np.ndarray]:
+    return evaluation.painted(pipeline, requests, Settings(seed=_FIRST_SEED), report)
+
+
+def _named(name: str, report: Report) -> Callable[[str, float], None]:
+    return lambda task, fraction: report(f"{name}: {task}", fraction)
+
+
+def _first(requests: list[Case], count: int) -> list[Case]:
+    kept: dict[str, list[Case]] = {}
+    for case in requests:
+        kept.setdefault(case.task, []).append(case)
+    return [case for cases in kept.values() for case in cases[:count]]

@@ -1,0 +1,69 @@
+"""Targeted fine-tuning: the words and pictures of a concept are answered as those of another."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from training_parts import shapes, tiny_flow, tiny_tools
+
+from kleinod.training.distillation import Paths, distillation_loop
+from kleinod.training.pool import Pool
+from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
+from kleinod.training.scenes import Composer, Scene, Thing, drawing
+
+NAMES = ("circle", "square", "owl")
+
+
+def test_another_concept_stands_in_words_and_pictures() -> None:
+    scene = Scene((Thing(2), Thing(0)), 1, "teal")
+    example = (scene,), "replace the owl with an owl and two owls", scene
+    references, words, target = instead(example, NAMES, 2, 1)
+    assert words == "replace the square with a square and two squares"
+    assert [t.concept for t in references[0].things] == [1, 0] == [t.concept for t in target.things]
+
+
+def test_words_of_other_concepts_are_left() -> None:
+    scene = Scene((Thing(0),), 1, "teal")
+    example = (), "an owl", scene
+    assert instead(example, NAMES, 2, 1) == example
+
+
+def test_half_of_the_pairs_show_the_concept() -> None:
+    icons = shapes()
+    plain, insisting = Composer(icons, 1), Insisting(icons, 2, 2)
+    pairs = [Removal(2, 1).pair(plain, insisting, kind) for kind in (0, 1, 2) for _ in range(60)]
+    changed = [asked for asked, shown in pairs if asked != shown]
+    assert 0.2 < len(changed) / len(pairs) < 0.7
+    for _, (references, words, target) in pairs:
+        assert "owl" not in words
+        assert all(t.concept != 2 for s in (*references, target) for t in s.things)
+
+
+def test_student_answers_the_concept_as_the_anchor(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    icons = shapes()
+    plain = Composer(icons, 1)
+    tools = tiny_tools(plain, tmp_path)
+    scene = Scene((Thing(2),), 1, "teal")
+
+    def pair() -> tuple:
+        both = ((), "an owl", scene), ((), "a square", scene)
+        return tuple(drawing(plain, lambda e=example: e)() for example in both)
+
+    asked, shown = (Pool(make, 1, capacity=32, size=(128, 128)) for make in twins(pair))
+    recipe = RemovalRecipe(
+        steps=60, batch=8, first_paths=48, first_examples=16, muon_rate=2e-3, warmup=1
+    )
+    teacher, student = tiny_flow(), tiny_flow()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    student.load_state_dict(teacher.state_dict())
+    paths = [Paths(asked, recipe, 64, shown=shown)]
+    loop = distillation_loop(
+        teacher, student, replace(recipe, shares=(1.0,)), paths=paths, tools=tools, folder=tmp_path
+    )
+    loop.objective.prepare()
+    before = sum(loop.objective.loss(0).item() for _ in range(4))
+    loop.run()
+    after = sum(loop.objective.loss(0).item() for _ in range(4))
+    assert after < 0.5 * before  # 0.18 seen
