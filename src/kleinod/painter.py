@@ -20,17 +20,19 @@ from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.manifest import Reference
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
-from kleinod.safety import Policy, Screening
+from kleinod.safety import Guard, Policy, Screening
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
 
 @dataclass(frozen=True)
 class Painter:
-    """A loaded model, the hashes of its files, and what every picture of it carries."""
+    """A loaded model, the hashes of its files, what every picture of it carries, and who judges."""
 
     pipeline: Pipeline
     files: list[ModelFile]
     choices: Choices
-    safety_tolerance: int = 2
+    guard: Guard | None
+    safety_tolerance: int = DEFAULT_TOLERANCE
 
     @classmethod
     def load(
@@ -46,8 +48,9 @@ class Painter:
         Raises InputError.
         """
         components, choices = components or Components(), choices or Choices()
+        guard = Guard.where_on(Policy.configured())
         pipeline = load(model, components=components, **options)
-        return cls(pipeline, generation.model_files(model, components, choices), choices)
+        return cls(pipeline, generation.model_files(model, components, choices), choices, guard)
 
     def generate(
         self,
@@ -63,7 +66,7 @@ class Painter:
         container.check_format(format_name)
         request = Request(prompt, **fields)
         settled = self.pipeline.settled(request)
-        screening = Screening.of(Policy.configured(), tolerance=self.safety_tolerance)
+        screening = Screening(self.guard, tolerance=self.safety_tolerance)
         screening.check_request(settled)
         signing = generation.signing(self.choices, self._references(request, settled))
         drafts = generation.drafts(self.pipeline, settled, self.files, self.choices)

@@ -31,6 +31,11 @@ class Guard:
         """A guard of this policy; no filter is read yet."""
         return cls(policy)
 
+    @classmethod
+    def where_on(cls, policy: Policy) -> Self | None:
+        """The same; None for a policy that switches the filters off."""
+        return cls.load(policy) if policy.is_on else None
+
     @property
     def filters(self) -> list[Filter]:
         """Every filter, loaded now if it was not before. Raises FilterError, InputError."""

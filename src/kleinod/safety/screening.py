@@ -24,7 +24,7 @@ class Screening:
     @classmethod
     def of(cls, policy: Policy, *, tolerance: int = DEFAULT_TOLERANCE) -> Self:
         """A screening with a guard of its own. Raises InputError."""
-        return cls(Guard.load(policy) if policy.is_on else None, tolerance=tolerance)
+        return cls(Guard.where_on(policy), tolerance=tolerance)
 
     def check_request(self, request: Request) -> None:
         """Judge prompts and references, before any model is loaded.

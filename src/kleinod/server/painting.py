@@ -74,8 +74,7 @@ class Provenance:
             has_full_hashes=settings.full_hashes,
         )
         generation.signing(choices)  # makes the certificates or says why it cannot
-        policy = Policy.configured().switched(settings.safety)
-        guard = Guard.load(policy) if policy.is_on else None
+        guard = Guard.where_on(Policy.configured().switched(settings.safety))
         if guard is not None:
             _log.info("filters: %s", ", ".join(one.name for one in guard.filters))
         return cls(choices, guard)
@@ -118,7 +117,7 @@ class Painter:
         """
         for name in fields.keys() - set(_FIELDS):
             raise InputError(f"{name}: no such field; known are {', '.join(_FIELDS)}")
-        pictures = tuple(_picture(data, index) for index, data in enumerate(references, start=1))
+        pictures = tuple(_opened(data, index)[0] for index, data in enumerate(references, start=1))
         settled = self.pipeline.settled(Request(**fields, reference_images=pictures))
         if output_format not in FORMATS:
             raise InputError(f"output_format: {output_format!r}; give {', '.join(FORMATS)}")
@@ -132,12 +131,16 @@ class Painter:
     def prepare(self, claim: Claim, references: Sequence[bytes]) -> Prepared:
         """A job judged, with its references read. Raises InputError, ModeratedError."""
         job = claim.job
-        pictures = tuple(_picture(data, index) for index, data in enumerate(references, start=1))
+        opened = [_opened(data, index) for index, data in enumerate(references, start=1)]
+        pictures = tuple(image for image, _ in opened)
         request = self.pipeline.settled(Request(**job.request, reference_images=pictures))
         screening = Screening(self._guard, tolerance=claim.safety_tolerance)
         screening.check_request(request)
         drafts = generation.drafts(self.pipeline, request, self._files, self._choices)
-        made = [_ingredient(data, index) for index, data in enumerate(references, start=1)]
+        made = [
+            _ingredient(f"reference {number}", data, *picture)
+            for number, (data, picture) in enumerate(zip(references, opened, strict=True), start=1)
+        ]
         signing = generation.signing(self._choices, made)
         return Prepared(
             request, drafts, signing, screening, job.output_format, claim.output_quality
@@ -178,11 +181,6 @@ class Painter:
         self.engine.close(finish=False)
 
 
-def _picture(data: bytes, number: int) -> Image.Image:
-    opened, _ = _opened(data, number)
-    return opened
-
-
 def _opened(data: bytes, number: int) -> tuple[Image.Image, str]:
     """8-bit RGB and the format of the file. Raises InputError."""
     try:
@@ -194,10 +192,8 @@ def _opened(data: bytes, number: int) -> tuple[Image.Image, str]:
         ) from error
 
 
-def _ingredient(data: bytes, number: int) -> Reference:
+def _ingredient(name: str, data: bytes, image: Image.Image, format_name: str) -> Reference:
     """For the manifest: the file as it is, so that its own manifest is kept."""
-    image, format_name = _opened(data, number)
-    name = f"reference {number}"
     if format_name in container.MIME:
         return Reference(name, data, format_name)
     return Reference.of_pixels(name, image)
