@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_parts import TINY, shapes
 from typer.testing import CliRunner
 
 from kleinod.cli import app
-from kleinod.config import AutoencoderConfig
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.training import evaluation, evaluation_cases, evaluation_set, heldout
@@ -26,8 +26,6 @@ from kleinod.training.oracle_examples import Examples
 from kleinod.training.oracle_training import OracleRecipe, train_oracle
 from kleinod.training.scenes import Composer, Scene, Thing, held_out
 
-TINY = AutoencoderConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2)
-
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
@@ -41,13 +39,7 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def icons() -> Icons:
-    """Three shapes in three styles: a disc, a box, and a disc over a box."""
-    y, x = np.mgrid[:128, :128] - 64
-    shapes = (x**2 + y**2 < 50**2, np.maximum(abs(x), abs(y)) < 45, (x**2 < 30**2) & (y < 40))
-    pixels = np.zeros((9, 128, 128, 4), dtype=np.uint8)
-    for index in range(9):
-        pixels[index][shapes[index // 3]] = (80 * (index % 3) + 60, 30, 220 - 80 * (index % 3), 255)
-    return Icons(pixels, np.arange(9) // 3, np.arange(9) % 3, ("circle", "square", "owl"))
+    return shapes()
 
 
 def _edits(cases: list[Case], *kinds: str) -> list[Case]:

@@ -9,7 +9,7 @@ from training_parts import shapes, tiny_flow, tiny_tools
 from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.pool import Pool
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
-from kleinod.training.scenes import Composer, Scene, Thing, drawing
+from kleinod.training.scenes import Composer, Scene, Thing, drawn
 
 NAMES = ("circle", "square", "owl")
 
@@ -48,7 +48,7 @@ def test_student_answers_the_concept_as_the_anchor(tmp_path: Path) -> None:
 
     def pair() -> tuple:
         both = ((), "an owl", scene), ((), "a square", scene)
-        return tuple(drawing(plain, lambda e=example: e)() for example in both)
+        return tuple(drawn(plain, example) for example in both)
 
     asked, shown = (Pool(make, 1, capacity=32, size=(128, 128)) for make in twins(pair))
     recipe = RemovalRecipe(

@@ -5,21 +5,15 @@ Writes the model without it as a folder, runs/mini/without-fox; judge it by
 """
 
 import argparse
-import shutil
-from pathlib import Path
 
-import torch
 import train
 
 from kleinod.training.distillation import Paths, distillation_loop
-from kleinod.training.export import export
 from kleinod.training.flow import Flow
 from kleinod.training.icons import Icons
 from kleinod.training.pool import Pool
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
-from kleinod.training.scenes import Composer, drawing
-
-MINI = Path("src/kleinod/mini")
+from kleinod.training.scenes import Composer, drawn
 
 
 def twin_paths(
@@ -32,7 +26,7 @@ def twin_paths(
 
         def pair(references: int = references) -> tuple:
             both = removal.pair(plain, insisting, references)
-            return tuple(drawing(plain, lambda e=example: e)() for example in both)
+            return tuple(drawn(plain, example) for example in both)
 
         asked, shown = (
             Pool(make, references + 1, capacity=1024, size=train.NATIVE) for make in twins(pair)
@@ -53,37 +47,29 @@ def main() -> None:
     parser.add_argument("--anchor", required=True, help="what stands in its place")
     parser.add_argument("--steps", type=int, default=RemovalRecipe.steps)
     arguments = parser.parse_args()
+    concept = arguments.concept
     icons = Icons.load(train.RUN / "icons.npz")
-    unknown = [n for n in (arguments.concept, arguments.anchor) if n not in icons.names]
+    unknown = [n for n in (concept, arguments.anchor) if n not in icons.names]
     if unknown:
         raise SystemExit(f"error: {unknown[0]} is no concept; see recipes/mini/concepts.txt")
-    removal = Removal(*(icons.names.index(n) for n in (arguments.concept, arguments.anchor)))
+    removal = Removal(*(icons.names.index(n) for n in (concept, arguments.anchor)))
     recipe = RemovalRecipe(steps=arguments.steps, shares=(0.5, 0.3, 0.2))
     plain = Composer(icons, recipe.seed)
-    folder = train.RUN / f"removal-{arguments.concept.replace(' ', '-')}"
-    made = train.tools(plain)
+    slug = concept.replace(" ", "-")
     loop = distillation_loop(
         shipped(),
         shipped(),
         recipe,
         paths=twin_paths(removal, recipe, plain, icons),
-        tools=made,
-        folder=folder,
+        tools=train.tools(plain),
+        folder=train.RUN / f"removal-{slug}",
     )
     loop.run()
     if loop.rank == 0:
-        write(loop.average.values, made, arguments.concept)
-
-
-def write(values: dict[str, torch.Tensor], made: train.Tools, concept: str) -> None:
-    """The model without the concept, as a folder."""
-    flow = train.new_flow()
-    flow.load_state_dict(values)
-    out = train.RUN / f"without-{concept.replace(' ', '-')}"
-    shutil.copytree(MINI / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
-    facts = train.facts(4, 1.0) | {"name": f"mini without {concept}"}
-    export(flow, made.autoencoder, out, facts)
-    print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
+        out = train.RUN / f"without-{slug}"
+        stated = train.facts(4, 1.0) | {"name": f"mini without {concept}"}
+        train.export_model(f"removal-{slug}/removed.safetensors", out, stated)
+        print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
 
 
 if __name__ == "__main__":

@@ -173,8 +173,7 @@ def looking(name: str, num_steps: int, guidance: float, made: Tools) -> Callable
         flow = new_flow()
         flow.load_state_dict(loop.average.values)
         path = RUN / f"{name}.png"
-        models = made.autoencoder, made.tokenizer
-        sheet(flow, models, PROMPTS, path=path, num_steps=num_steps, guidance=guidance)
+        sheet(flow, made, PROMPTS, path=path, num_steps=num_steps, guidance=guidance)
         assert loop.curves is not None
         loop.curves.add_sheet(loop.step, path)
 
@@ -228,17 +227,17 @@ def facts(steps: int, guidance: float) -> dict[str, object]:
     }
 
 
-def export_model(name: str, folder: Path, steps: int, guidance: float) -> None:
-    """A stage's weights as a diffusers folder."""
+def export_model(name: str, folder: Path, stated: dict[str, object]) -> None:
+    """A stage's weights as a diffusers folder; `stated` is its kleinod.json."""
     shutil.copytree(RUN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    export(averaged_flow(name), load_autoencoder(), folder, facts(steps, guidance))
+    export(averaged_flow(name), load_autoencoder(), folder, stated)
 
 
 def export_mini(steps: int | None) -> None:
     """The distilled model into the package, the base beside the checkpoints."""
-    export_model("flow.safetensors", RUN / "base", steps or 20, 3.0)
+    export_model("flow.safetensors", RUN / "base", facts(steps or 20, 3.0))
     if (RUN / "distilled.safetensors").is_file():
-        export_model("distilled.safetensors", Path("src/kleinod/mini"), 4, 1.0)
+        export_model("distilled.safetensors", Path("src/kleinod/mini"), facts(4, 1.0))
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ training, so that the decoder forgives the flow's errors; their batch statistics
 end, as klein stores them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,17 +125,17 @@ class AutoencoderObjective:
         pictures = picture_batch(self.composer, count, 128 if self.sees_whole else 64)
         return _loss(self.model, pictures, self.recipe)
 
+    @property
+    def rng(self) -> np.random.Generator:
+        """The scenes'."""
+        return self.composer.rng
+
     def state_dict(self) -> dict[str, Any]:
-        """The generator of scenes."""
-        return {"random": self.composer.rng.bit_generator.state}
+        """Nothing, as said."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.composer.rng.bit_generator.state = state["random"]
-
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Other scenes than another process composes."""
-        self.composer.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
+        """Nothing, as said."""
 
 
 def train_autoencoder(

@@ -9,7 +9,6 @@ so that one Euler step of the student does what several guided steps of the teac
 and steps are distilled together; nothing in it knows the model's size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from kleinod import sampling
 from kleinod.training.flow import Flow, is_matrix, reference_positions, training_precision
 from kleinod.training.loop import Loop, LoopRecipe
-from kleinod.training.pool import Pool, Tools
+from kleinod.training.pool import Pool, Tools, velocities
 from kleinod.training.sampling import Velocity, euler
 
 
@@ -128,10 +127,13 @@ class DistillationObjective:
     ) -> None:
         self.teacher, self.recipe, self.paths, self.tools = teacher, recipe, paths, tools
         self.empty = tools.tokenizer.encode([""])
-        compiled = torch.compile(student, dynamic=False) if recipe.compiled_size else student
-        self.velocities = [
-            compiled if part.examples.size == recipe.compiled_size else student for part in paths
-        ]
+        pools = [part.examples for part in paths]
+        self.velocities = velocities(student, pools, recipe.compiled_size)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The examples'."""
+        return self.tools.rng
 
     def prepare(self) -> None:
         """Examples of every kind, and the teacher's first paths, by their shares."""
@@ -163,12 +165,11 @@ class DistillationObjective:
         return F.mse_loss(made[:, : now.shape[1]].float(), slope)
 
     def state_dict(self) -> dict[str, Any]:
-        """The paths, the examples that they start from, and the generator of examples."""
+        """The paths and the examples that they start from."""
         return {
             "rows": [[torch.stack(x) for x in zip(*p.rows, strict=True)] for p in self.paths],
             "examples": [paths.examples.state_dict() for paths in self.paths],
             "shown": [p.shown.state_dict() for p in self.paths if p.shown is not None],
-            "random": self.tools.rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,11 +181,6 @@ class DistillationObjective:
         shown = [paths.shown for paths in self.paths if paths.shown is not None]
         for pool, kept in zip(shown, state["shown"], strict=True):
             pool.load_state_dict(kept)
-        self.tools.rng.bit_generator.state = state["random"]
-
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Other examples than another process makes."""
-        self.tools.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
 
 
 def distillation_loop(

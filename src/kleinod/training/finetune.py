@@ -9,7 +9,7 @@ import difflib
 import logging
 import shutil
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,8 @@ def finetune(recipe: FinetuneRecipe) -> Path:
     pools, shares = folder_pools(items, rng, recipe.max_pixels)
     flow = _trainable(pipeline, recipe)
     tools = Tools(rng, pipeline.residents.use("autoencoder").float(), pipeline.tokenizer)
-    whole = FinetuneRecipe(**(vars(recipe) | {"shares": shares}))
-    loop = flow_loop(flow, whole, pools=pools, tools=tools, folder=Path(recipe.run))
+    recipe = replace(recipe, shares=shares)
+    loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
     loop.run()
     folder = Path(recipe.output)
     if loop.rank == 0:

@@ -1,6 +1,5 @@
 """The stage that trains text encoder and transformer together as a rectified flow."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from kleinod.training.flow import (
     training_precision,
 )
 from kleinod.training.loop import Loop, LoopRecipe
-from kleinod.training.pool import Pool, Tools
+from kleinod.training.pool import Pool, Tools, velocities
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,12 @@ class FlowObjective:
         self.device = next(flow.parameters()).device
         self.empty = tools.tokenizer.encode([""])
         self.positions = [reference_positions(pool.grid, pool.pictures - 1) for pool in pools]
-        compiled = torch.compile(flow, dynamic=False) if recipe.compiled_size else flow
-        self.velocities = [
-            compiled if pool.size == recipe.compiled_size else flow for pool in pools
-        ]
+        self.velocities = velocities(flow, pools, recipe.compiled_size)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The examples'."""
+        return self.tools.rng
 
     def prepare(self) -> None:
         """Fill every pool; at most by half if it is renewed, so that the ring turns at once."""
@@ -82,19 +83,13 @@ class FlowObjective:
         return F.mse_loss(made[:, : clean.shape[1]].float(), (noise - clean).to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """The pools and the generator of examples."""
-        pools = [pool.state_dict() for pool in self.pools]
-        return {"pools": pools, "random": self.tools.rng.bit_generator.state}
+        """The pools."""
+        return {"pools": [pool.state_dict() for pool in self.pools]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         for pool, saved in zip(self.pools, state["pools"], strict=True):
             pool.load_state_dict(saved)
-        self.tools.rng.bit_generator.state = state["random"]
-
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Other examples than another process makes."""
-        self.tools.rng.bit_generator.state = np.random.default_rng(seeds).bit_generator.state
 
 
 def initialise(flow: Flow) -> None:

@@ -9,11 +9,12 @@ step or number of processes, it goes on with other examples, and says so.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,13 +61,14 @@ class Objective(Protocol):
         """The mean loss of a fresh batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that this process draws from, torch's random state apart."""
+        """The examples in memory."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
 
-    def reseed(self, seeds: Sequence[int]) -> None:
-        """Draw differently from the other processes."""
+    @property
+    def rng(self) -> np.random.Generator:
+        """What examples are drawn from; the loop keeps its state, and torch's."""
 
 
 class Loop:
@@ -126,21 +128,23 @@ class Loop:
 
     def _resume(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        state = checkpoints.load(self.folder / f"{self.name}.safetensors")
+        state = checkpoints.load(self._path)
         if state is not None:
             sharding.load_into(self.module, state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
             self.average.load(state["average"])
-        own = checkpoints.load(self._own_path())
+        own = checkpoints.load(self._own_path)
         if own is not None and (own["step"], own["world"]) == (self.step, self.world):
             self.objective.load_state_dict(own["objective"])
+            self.objective.rng.bit_generator.state = own["random"]
             torch.set_rng_state(own["torch_random"])
             return
         if state is not None:
             _log.warning("%s: goes on at step %d with other examples", self.name, self.step)
         torch.manual_seed(self.recipe.seed + 7919 * self.rank + self.step)
-        self.objective.reseed([self.recipe.seed, self.rank, self.step])
+        fresh = np.random.default_rng([self.recipe.seed, self.rank, self.step])
+        self.objective.rng.bit_generator.state = fresh.bit_generator.state
         self.objective.prepare()
 
     def _report(self, loss: float, rate: float) -> None:
@@ -151,9 +155,10 @@ class Loop:
             "step": self.step,
             "world": self.world,
             "objective": self.objective.state_dict(),
+            "random": self.objective.rng.bit_generator.state,
             "torch_random": torch.get_rng_state(),
         }
-        checkpoints.save(self._own_path(), own)
+        checkpoints.save(self._own_path, own)
         state = {
             "model": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -163,7 +168,7 @@ class Loop:
         whole = sharding.gathered(state) if self.recipe.sharded else state
         if self.curves is None:
             return
-        checkpoints.save(self.folder / f"{self.name}.safetensors", whole)
+        checkpoints.save(self._path, whole)
         checkpoints.log_progress(self.folder / f"{self.name}.jsonl", self.step, loss, rate)
         self.curves.add(self.step, {"loss": loss, "samples_per_second": rate})
         if self.on_report is not None:
@@ -171,9 +176,14 @@ class Loop:
 
     def whole_average(self) -> dict[str, Tensor]:
         """The averaged weights as the last checkpoint has them, on the CPU."""
-        state = checkpoints.load(self.folder / f"{self.name}.safetensors")
+        state = checkpoints.load(self._path)
         assert state is not None
         return dict(state["average"])
 
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.name}.safetensors"
+
+    @property
     def _own_path(self) -> Path:
         return self.folder / f"{self.name}-{self.rank}.safetensors"

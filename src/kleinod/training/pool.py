@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kleinod.latents import latents_to_tokens
 from kleinod.models.autoencoder import Autoencoder
@@ -86,6 +86,14 @@ class Pool:
         """Go on from `state_dict`."""
         self._tokens, self._ids, self._mask = (state[n] for n in ("tokens", "ids", "mask"))
         self.count, self.next = state["count"], state["next"]
+
+
+def velocities(
+    flow: nn.Module, pools: Sequence[Pool], compiled_size: tuple[int, int] | None
+) -> list[Callable[..., Tensor]]:
+    """What computes each pool's batches: for one size a compiled graph each, else the flow."""
+    compiled = torch.compile(flow, dynamic=False) if compiled_size else flow
+    return [compiled if pool.size == compiled_size else flow for pool in pools]
 
 
 @torch.no_grad()

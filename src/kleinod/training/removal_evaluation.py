@@ -18,8 +18,8 @@ from kleinod.training import evaluation, evaluation_set
 from kleinod.training.contact_sheet import sheet
 from kleinod.training.evaluation import Report, Settings
 from kleinod.training.evaluation_set import Case
-from kleinod.training.layouts import CORNERS, GROUPS, PAIRS, SIZE
-from kleinod.training.marking import Mark
+from kleinod.training.layouts import CORNERS, GROUPS, PAIRS
+from kleinod.training.marking import Mark, box_of
 from kleinod.training.oracle import Box, Oracle
 from kleinod.training.scenes import Scene, Thing
 from kleinod.training.wording import UNCOUNTED, counted, with_article
@@ -80,7 +80,7 @@ def evaluate(
     requests = attempts(oracle, number, shown, stored)
     if count is not None:
         stored = evaluation_set.first_of_each(stored, count)
-        requests = _first(requests, count)
+        requests = evaluation_set.first_of_each(requests, count)
     seen: dict[str, list[float]] = {}
     rest: dict[str, list[float]] = {}
     pictures: list[np.ndarray] = []
@@ -163,7 +163,6 @@ def _others(oracle: Oracle, stored: list[Case]) -> list[tuple[str, np.ndarray]]:
 
 def scan_boxes(picture: np.ndarray) -> list[Box]:
     """Everywhere that scenes put an object, in the picture's own pixels."""
-    scale = min(picture.shape[:2]) / SIZE
     places = {(float(x), float(y)) for pair in (*PAIRS.values(), *GROUPS.values()) for x, y in pair}
     boxes = [
         ((64.0, 64.0), 104.0),
@@ -171,7 +170,7 @@ def scan_boxes(picture: np.ndarray) -> list[Box]:
         *((place, 60.0) for place in sorted(places)),
     ]
     boxes += [(place, 66.0) for place in CORNERS.values()]
-    return [Box((x * scale, y * scale), side * scale) for (x, y), side in boxes]
+    return [box_of(Thing(0, place, side), picture) for place, side in boxes]
 
 
 def is_seen(oracle: Oracle, number: int, picture: np.ndarray) -> bool:
@@ -189,10 +188,3 @@ def _painted(pipeline: Pipeline, requests: list[Case], report: Report) -> Iterat
 
 def _named(name: str, report: Report) -> Callable[[str, float], None]:
     return lambda task, fraction: report(f"{name}: {task}", fraction)
-
-
-def _first(requests: list[Case], count: int) -> list[Case]:
-    kept: dict[str, list[Case]] = {}
-    for case in requests:
-        kept.setdefault(case.task, []).append(case)
-    return [case for cases in kept.values() for case in cases[:count]]

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from kleinod import images, latents, sampling
-from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.tokenizer import Tokenizer
 from kleinod.training.flow import Flow, reference_positions, training_precision
+from kleinod.training.pool import Tools
 
 Words = tuple[Tensor, Tensor]
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -67,7 +66,7 @@ def euler(
 @torch.no_grad()
 def sheet(
     flow: Flow,
-    tools: tuple[Autoencoder, Tokenizer],
+    tools: Tools,
     prompts: Sequence[str],
     *,
     path: Path,
@@ -75,9 +74,8 @@ def sheet(
     guidance: float,
 ) -> None:
     """Paint prompts at 128 pixels into one picture, eight in a row, always from the same noise."""
-    autoencoder, tokenizer = tools
     noise = latents.latents_to_tokens(latents.sample_noise(list(range(len(prompts))), 128, 128))
-    words = tokenizer.encode([*prompts, ""])
+    words = tools.tokenizer.encode([*prompts, ""])
     states = euler(
         flow,
         noise,
@@ -87,7 +85,9 @@ def sheet(
         positions=reference_positions((8, 8), 0),
         guidance=guidance,
     )
-    pictures = images.to_images(autoencoder.decode(latents.tokens_to_latents(states[-1], 8, 8)))
+    pictures = images.to_images(
+        tools.autoencoder.decode(latents.tokens_to_latents(states[-1], 8, 8))
+    )
     rows = -(-len(pictures) // 8)
     whole = Image.new("RGB", (8 * 128, rows * 128))
     for index, picture in enumerate(pictures):

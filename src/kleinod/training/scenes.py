@@ -24,6 +24,7 @@ from kleinod.training.layouts import (
     TINTS,
     TRIPLES,
 )
+from kleinod.training.pool import Drawn
 from kleinod.training.wording import UNCOUNTED, counted, with_article
 
 
@@ -197,12 +198,10 @@ class Composer:
             with_article(f"{tint} {self.names[concept]}"), words
         )
 
-    def any(self, size: tuple[int, int] = (SIZE, SIZE)) -> tuple[Scene, str]:
+    def any(self) -> tuple[Scene, str]:
         """A scene of any of these kinds, two objects most often: they are the hardest to learn."""
         kinds = (self.single, self.pair, self.group, self.triple, self.tinted)
-        kind = kinds[int(self.rng.choice(len(kinds), p=(0.30, 0.42, 0.14, 0.08, 0.06)))]
-        scene, words = kind()
-        return replace(scene, size=size), words
+        return kinds[int(self.rng.choice(len(kinds), p=(0.30, 0.42, 0.14, 0.08, 0.06)))]()
 
     def with_name(self, concept: int) -> str:
         """'a fox'."""
@@ -223,13 +222,14 @@ class Composer:
         return result
 
 
+def drawn(composer: Composer, example: Example, size: tuple[int, int] = (SIZE, SIZE)) -> Drawn:
+    """An example's scenes rendered on a canvas of one size, the target first; and the words."""
+    references, words, target = example
+    return [composer.render(replace(s, size=size)) for s in (target, *references)], words
+
+
 def drawing(
     composer: Composer, make: Callable[[], Example], size: tuple[int, int] = (SIZE, SIZE)
-) -> Callable[[], tuple[list[np.ndarray], str]]:
-    """A pool's examples: scenes rendered on a canvas of one size, the target first."""
-
-    def drawn() -> tuple[list[np.ndarray], str]:
-        references, words, target = make()
-        return [composer.render(replace(s, size=size)) for s in (target, *references)], words
-
-    return drawn
+) -> Callable[[], Drawn]:
+    """A pool's maker of drawn examples."""
+    return lambda: drawn(composer, make(), size)
