@@ -8,6 +8,8 @@ from http_server import Server, serving
 from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
+from kleinod.server.database import Database
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,6 +39,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'kleinod.db'}"
     return request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The same, opened, with its tables."""
+    opened = Database(database_url)
+    opened.migrate()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

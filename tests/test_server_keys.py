@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from kleinod.errors import InputError
 from kleinod.server.database import Database
 from kleinod.server.keys import Keys
 from kleinod.server.tables import KeyRow
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 def test_key_is_found_by_its_whole_text_only(database: Database) -> None:

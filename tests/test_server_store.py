@@ -1,6 +1,6 @@
 """Jobs in a database, SQLite and PostgreSQL alike: limits, fair claims, leases, deaths, the end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -23,14 +23,6 @@ from kleinod.server.tables import JobRow, WebhookRow, WorkerRow
 TERMS = Terms(lease_seconds=20, max_attempts_alone=2, result_seconds=100)
 IMAGE = StoredImage("results/x/0.png", 7, 64, 64, "png")
 READY = Outcome(JobStatus.READY, results=(IMAGE,))
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    opened.migrate()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

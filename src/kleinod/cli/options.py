@@ -9,6 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 Options = TypeVar("Options")
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
+]
 
 
 def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
@@ -68,12 +74,8 @@ class GenerateOptions:
             " pictures are numbered. Default: kleinod-SEED.png here, or the next free name.",
         ),
     ] = None
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
-    ] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
-    ] = None
+    device: Device = None
+    dtype: Dtype = None
     residency: Annotated[
         Literal["auto", "all", "sequential"],
         typer.Option(help="Components in memory: all, or one at a time."),

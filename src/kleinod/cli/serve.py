@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kleinod.cli.options import taking
+from kleinod.cli.options import Device, Dtype, taking
 from kleinod.errors import InputError
 
 EXTRA = "kleinod[serve]"
@@ -30,12 +30,8 @@ class ServeOptions:
     data_folder: Annotated[Path | None, typer.Option(help="Where jobs and pictures are kept.")] = (
         None
     )
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
-    ] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
-    ] = None
+    device: Device = None
+    dtype: Dtype = None
     log_format: Annotated[
         Literal["text", "json"] | None, typer.Option(help="Log lines for people or programs.")
     ] = None
