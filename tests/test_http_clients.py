@@ -99,10 +99,10 @@ def test_ai_sdk_s_bfl_provider_paints_and_edits(server: Server, tmp_path: Path) 
         [str(NODE / "paint_bfl.mjs"), server.url, "reference.png", "out.png"],
         return_completed_process=True,
         capture_output=True,
-        check=True,
         cwd=tmp_path,
         timeout=120,
     )
+    assert run.returncode == 0, run.stderr.decode()
     told = json.loads(run.stdout.decode().splitlines()[-1])
     assert (told["seed"], told["cost"], told["outputMegapixels"]) == (7, 0, 0.066)
     assert (told["painted"], told["edited"]) == ("image/png", "image/jpeg")
