@@ -107,9 +107,9 @@ def pools(scenes: Composer) -> tuple[list[Pool], tuple[float, ...]]:
         return Pool(drawing(scenes, make, size), pictures, capacity=capacity, size=size)
 
     parts = [
-        (0.54, pool(plain, 1, 6144, NATIVE)),
-        (0.22, pool(editor.one, 2, 3072, NATIVE)),
-        (0.12, pool(editor.two, 3, 1536, NATIVE)),
+        (0.48, pool(plain, 1, 6144, NATIVE)),
+        (0.27, pool(editor.one, 2, 3072, NATIVE)),
+        (0.13, pool(editor.two, 3, 1536, NATIVE)),
         *((0.01, pool(plain, 1, 384, size)) for size in SIZES),
         *((0.01, pool(alone, 1, 384, size)) for size in SMALL_SIZES),
         *((0.01, pool(editor.one, 2, 256, size)) for size in SIZES_WITH_REFERENCE),

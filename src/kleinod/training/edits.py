@@ -8,6 +8,8 @@ from kleinod.training.layouts import BACKGROUNDS, CORNERS, PAIRS, TINTS
 from kleinod.training.scenes import Composer, Example, Scene, Thing
 from kleinod.training.wording import with_article
 
+HARDER = ("background", "style", "replace", "add", "remove", "recolour")
+
 
 @dataclass
 class Editor:
@@ -16,9 +18,9 @@ class Editor:
     composer: Composer
 
     def one(self) -> Example:
-        """One reference and one change; every kind equally often, background more."""
+        """One reference and one change; the kinds that are harder to learn twice as often."""
         while True:
-            kind = self.composer.choice(["background", *EDITS])
+            kind = self.composer.choice([*EDITS, *HARDER])
             (before,), words, after = self.example(kind)
             if not edit_is_held_out(kind, *subject_and_detail(kind, before, after)):
                 return (before,), words, after
@@ -41,7 +43,7 @@ class Editor:
     def two(self) -> Example:
         """Two references and how they are joined."""
         while True:
-            kind = self.composer.choice(("beside", "beside", "background", "style"))
+            kind = self.composer.choice(("beside", "beside", "background", "style", "style"))
             (first, second), words, after = self.joined(kind)
             numbers = first.things[0].concept, second.things[0].concept
             if not joining_is_held_out(kind, *numbers):
