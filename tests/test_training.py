@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_parts import RECIPE, TINY, shapes, tiny_flow, tiny_pools, tiny_tools
 
+from kleinod.catalog import ModelInfo
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import (
@@ -217,19 +218,11 @@ def test_exported_folder_loads_as_the_same_model(
 ) -> None:
     import kleinod
 
-    facts = {
-        "name": "tiny",
-        "text_layers": [1, 2, 3],
-        "max_text_tokens": 32,
-        "default_size": 64,
-        "num_inference_steps": 2,
-        "guidance_scale": 1.0,
-        "license": "none",
-    }
+    info = ModelInfo("tiny", True, 64, 2, text_layers=(1, 2, 3), max_text_tokens=32)
     flow = trainer.module.bfloat16().float()
-    export(flow, tools.autoencoder, tmp_path, facts)
+    export(flow, tools.autoencoder, tmp_path, info)
     pipeline = kleinod.load(tmp_path, device="cpu", dtype=torch.float32)
-    assert pipeline.info.is_distilled and pipeline.info.default_size == 64
+    assert pipeline.info == info
     expected = flow.transformer.state_dict()
     loaded = pipeline.residents.use("transformer").state_dict()
     assert torch.equal(loaded["img_in.weight"], expected["img_in.weight"])

@@ -5,6 +5,7 @@ Writes the model without it as a folder, runs/mini/without-fox; judge it by
 """
 
 import argparse
+from dataclasses import replace
 
 import train
 
@@ -67,7 +68,7 @@ def main() -> None:
     loop.run()
     if loop.rank == 0:
         out = train.RUN / f"without-{slug}"
-        stated = train.facts(4, 1.0) | {"name": f"mini without {concept}"}
+        stated = replace(train.DISTILLED, name=f"mini without {concept}")
         train.export_model(f"removal-{slug}/removed.safetensors", out, stated)
         print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
 

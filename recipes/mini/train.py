@@ -7,10 +7,13 @@ everything lies in runs/mini. Draw the icons first (recipes/mini/README.md).
 import argparse
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from kleinod import catalog
+from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
@@ -53,6 +56,14 @@ TEXT_ENCODER = TextEncoderConfig(
 )
 TEXT_LAYERS = (2, 4, 6)
 MAX_TEXT_TOKENS = 32
+DISTILLED = ModelInfo(
+    name="mini",
+    is_distilled=True,
+    default_size=128,
+    license=catalog.APACHE,
+    text_layers=TEXT_LAYERS,
+    max_text_tokens=MAX_TEXT_TOKENS,
+)
 Size = tuple[int, int]
 NATIVE = (128, 128)
 SIZES = ((192, 192), (256, 256), (192, 128), (128, 192), (256, 128), (128, 256))
@@ -214,30 +225,20 @@ def distil(steps: int | None) -> None:
     loop.run()
 
 
-def facts(steps: int, guidance: float) -> dict[str, object]:
-    """What kleinod.json says of the model."""
-    return {
-        "name": "mini",
-        "text_layers": list(TEXT_LAYERS),
-        "max_text_tokens": MAX_TEXT_TOKENS,
-        "default_size": 128,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "license": "Apache-2.0",
-    }
-
-
-def export_model(name: str, folder: Path, stated: dict[str, object]) -> None:
-    """A stage's weights as a diffusers folder; `stated` is its kleinod.json."""
+def export_model(name: str, folder: Path, info: ModelInfo) -> None:
+    """A stage's weights as a diffusers folder."""
     shutil.copytree(RUN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    export(averaged_flow(name), load_autoencoder(), folder, stated)
+    export(averaged_flow(name), load_autoencoder(), folder, info)
 
 
 def export_mini(steps: int | None) -> None:
     """The distilled model into the package, the base beside the checkpoints."""
-    export_model("flow.safetensors", RUN / "base", facts(steps or 20, 3.0))
+    base = replace(
+        DISTILLED, is_distilled=False, num_inference_steps=steps or 20, guidance_scale=3.0
+    )
+    export_model("flow.safetensors", RUN / "base", base)
     if (RUN / "distilled.safetensors").is_file():
-        export_model("distilled.safetensors", Path("src/kleinod/mini"), facts(4, 1.0))
+        export_model("distilled.safetensors", Path("src/kleinod/mini"), DISTILLED)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
@@ -23,8 +24,8 @@ SHARD_BYTES = 15 * 2**20
 _STEM = "diffusion_pytorch_model"
 
 
-def export(flow: Flow, autoencoder: Autoencoder, folder: Path, facts: dict[str, Any]) -> None:
-    """Write every component but the tokenizer, which lies there already; `facts` → kleinod.json."""
+def export(flow: Flow, autoencoder: Autoencoder, folder: Path, info: ModelInfo) -> None:
+    """Write every component but the tokenizer, which lies there already; `info` → kleinod.json."""
     transformer = to_diffusers(flow.transformer.state_dict(), TRANSFORMER)
     joined = {name: torch.cat(parts) for name, parts in transformer.items()}
     _write(folder / "transformer", joined, _STEM, _transformer_config(flow.transformer.config))
@@ -32,7 +33,8 @@ def export(flow: Flow, autoencoder: Autoencoder, folder: Path, facts: dict[str, 
     text = flow.text_encoder
     _write(folder / "text_encoder", _text_tensors(text), "model", _text_config(text.config))
     _json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
-    _json(folder / "model_index.json", _INDEX | {"is_distilled": facts["guidance_scale"] == 1.0})
+    facts = asdict(info)
+    _json(folder / "model_index.json", _INDEX | {"is_distilled": facts.pop("is_distilled")})
     _json(folder / "kleinod.json", facts)
 
 

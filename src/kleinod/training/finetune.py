@@ -157,13 +157,5 @@ def _write(
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]:
         shutil.copy2(file, folder / "tokenizer" / file.name)
-    facts = {
-        "name": f"{info.name}, fine-tuned",
-        "text_layers": list(info.text_layers),
-        "max_text_tokens": info.max_text_tokens,
-        "default_size": info.default_size,
-        "num_inference_steps": info.num_inference_steps,
-        "guidance_scale": info.guidance_scale,
-        "license": info.license,
-    }
-    export(done, pipeline.residents.use("autoencoder"), folder, facts)
+    stated = replace(info, name=f"{info.name}, fine-tuned")
+    export(done, pipeline.residents.use("autoencoder"), folder, stated)
