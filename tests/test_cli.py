@@ -134,6 +134,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),
         *("--negative-prompt", "a dog", "--device", "cpu", "--dtype", "bfloat16"),
         *("--residency", "sequential", "--tokenizer", model / "tokenizer"),
+        *("--quantize", "int8", "--no-compile"),
         *("--text-encoder", model / "text_encoder", "--autoencoder", model / "vae"),
     )
     assert seen["request"] == kleinod.Request(
@@ -151,6 +152,8 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         "device": "cpu",
         "dtype": "bfloat16",
         "residency": "sequential",
+        "quantize": "int8",
+        "compile": False,
         "components": kleinod.Components(
             model / "text_encoder", model / "vae", model / "tokenizer"
         ),

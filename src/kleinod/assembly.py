@@ -10,17 +10,22 @@ import torch
 from torch import nn
 
 from kleinod import catalog
+from kleinod.acceleration import compiling, graphs, streaming
+from kleinod.allocator import available_bytes, keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.pipeline import Pipeline
+from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.weights import files, loading
+from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
+from kleinod.weights.headers import read_header
 
 Progress = Callable[[str, float], None]
 
@@ -29,6 +34,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+QUANTIZATIONS = (None, "int8", "fp8")
 # below this an encoder runs faster than its embeddings are worth keeping
 MIN_STORED_ENCODER_BYTES = 256 * 1024**2
 # the published text encoders by width
@@ -45,11 +51,15 @@ def load(
     dtype: str | torch.dtype | None = None,
     components: Components | None = None,
     residency: str = "auto",
+    quantize: str | None = None,
+    compile: bool | None = None,
     progress: Progress | None = None,
 ) -> Pipeline:
     """A pipeline of a known model, a folder in the diffusers layout or a transformer's single file.
 
     Every file is checked here; under `sequential` the weights are read when they are first used.
+    quantize: "int8" or "fp8" computes the blocks' linears so, not quite the same picture.
+    compile: blocks are compiled by torch when they first run; None: on CUDA cards.
     Raises InputError, WeightsError.
     """
     path = catalog.find(model)
@@ -57,8 +67,19 @@ def load(
     place = _device(device)
     number = _dtype(dtype, info, place)
     paths = model_paths(path, components or Components())
+    quantization = _quantization(quantize, place)
     policy = _policy(residency, paths)
-    return _assembled(paths, info, _Place(place, number, policy), progress or _silent)
+    if quantization == "int8" and residency == "auto" and _fits_int8(paths):
+        # to quantise takes longer than to paint: not for every picture
+        policy = "all"
+    if quantization == "int8" and policy == "stream" and place.type != "cpu":
+        raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
+    is_compiled = compiling.is_wanted(compile, place)
+    where = _Place(place, number, policy, quantization, is_compiled)
+    if place.type == "cpu":
+        keep_freed_memory()
+    with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
+        return _assembled(paths, info, where, progress or _silent)
 
 
 def _silent(stage: str, fraction: float) -> None:
@@ -70,6 +91,20 @@ class _Place:
     device: torch.device
     dtype: torch.dtype
     policy: str
+    quantization: str | None
+    is_compiled: bool
+
+
+def _quantization(quantize: str | None, device: torch.device) -> str | None:
+    """None, or a way to compute in fewer bits. Raises InputError."""
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"quantize: {quantize} is unknown; give int8 or fp8, or leave it out")
+    if quantize == "fp8" and not scaled_float8.can_multiply(device):
+        raise InputError(
+            f"quantize: {device} has no products of fp8 numbers (NVIDIA cards from Ada on have); "
+            "give int8, or leave it out"
+        )
+    return quantize
 
 
 def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Progress) -> Pipeline:
@@ -80,7 +115,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     }
 
     def loader(name: str) -> nn.Module:
-        return openers[name]().filled(place.device, place.dtype)
+        return _loaded(openers[name](), place, is_autoencoder=name == "autoencoder")
 
     residents = Residents({name: partial(loader, name) for name in openers}, place.policy)
     tokenizer = Tokenizer.from_file(paths.tokenizer, info.max_text_tokens)
@@ -94,7 +129,33 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     if info.license == catalog.UNKNOWN_LICENSE:
         info = replace(info, license=_LICENSES.get(config.hidden_dim, info.license))
     cache = EmbeddingCache(store=_store(paths, info, place))
-    return Pipeline(residents, tokenizer, info, place.device, place.dtype, cache)
+    return Pipeline(
+        residents,
+        tokenizer,
+        info,
+        device=place.device,
+        dtype=place.dtype,
+        quantization=place.quantization,
+        is_compiled=place.is_compiled,
+        _cache=cache,
+    )
+
+
+def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> nn.Module:
+    """A component with its weights, and what was chosen to make it fast or small."""
+    is_streamed = place.policy == "stream" and place.device.type != "cpu" and not is_autoencoder
+    home = torch.device("cpu") if is_streamed else place.device
+    quantize = "int8" if place.quantization == "int8" and not is_autoencoder else None
+    made = plan.filled(home, place.dtype, quantize=quantize)
+    if place.quantization == "fp8":
+        scaled_float8.with_float8_products(made)
+    if place.is_compiled:
+        compiling.compile_blocks(made)
+    if is_streamed:
+        return streaming.streamed(made, list(compiling.blocks(made)), place.device)
+    if place.is_compiled and place.device.type == "cuda" and place.policy == "all":
+        graphs.record_forward(made, place.device)
+    return made
 
 
 def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore | None:
@@ -104,7 +165,11 @@ def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore 
     if folder is None or files.num_bytes(paths.text_encoder) < MIN_STORED_ENCODER_BYTES:
         return None
     # what may change a bit of the result; another kernel is another device or torch
-    facts = info.text_layers, info.max_text_tokens, str(place.dtype), place.device.type
+    facts = [info.text_layers, info.max_text_tokens, str(place.dtype), place.device.type]
+    if place.quantization:
+        facts += [place.quantization, int8.kernel(place.device.type)]
+    if place.is_compiled:
+        facts.append("compiled")
     name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
     return EmbeddingStore(folder / "embeddings", name)
 
@@ -157,6 +222,15 @@ def _policy(policy: str, paths: ModelPaths) -> str:
         raise InputError(f"residency: {policy} is unknown; give {', '.join(POLICIES)}")
     parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
+
+
+def _fits_int8(paths: ModelPaths) -> bool:
+    """Whether transformer and text encoder fit into the free memory, a byte for each number."""
+    parts = [
+        file for path in (paths.transformer, paths.text_encoder) for file in weight_files(path)
+    ]
+    entries = [entry for file in parts for entry in read_header(file).tensors.values()]
+    return 1.5 * sum(entry.num_elements for entry in entries) < available_bytes()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -24,6 +24,10 @@ class WeightsError(InputError):
     """A file or folder that cannot be used as a model, and why."""
 
 
+class MemoryLimitError(KleinodError):
+    """The memory of the device or of the machine does not suffice, and what would (status 1)."""
+
+
 class NumericalError(KleinodError):
     """The computation left the finite numbers (exit status 1)."""
 

@@ -95,19 +95,28 @@ Velocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 def advance(paintings: Sequence[Painting], transformer: Velocity) -> None:
     """One step of each of several paintings of one shape; all of them, or none if it raises.
 
-    One whose latents leave the finite numbers is marked, the others are not touched by that.
+    One whose latents leave the finite numbers is marked (on an accelerator after the last step of
+    any of them: what is not finite stays so), the others are not touched by that.
     """
     shape = paintings[0].shape
     assert all(painting.shape == shape for painting in paintings)
     velocities = _velocities(paintings, transformer)
     rows = [[v[i : i + 1] for v in velocities] for i in range(len(paintings))]
     moved = [_moved(painting, row) for painting, row in zip(paintings, rows, strict=True)]
-    # one look at the device for all; a second only where something is wrong
-    is_finite = bool(torch.isfinite(torch.cat([tokens for tokens, _ in moved])).all())
+    # an accelerator is looked at when a picture is done: each look waits for it
+    is_looked_at = moved[0][0].device.type == "cpu" or any(
+        p.index + 1 == p.num_steps for p in paintings
+    )
+    # one look for all; a second only where something is wrong
+    is_finite = not is_looked_at or _are_finite([tokens for tokens, _ in moved])
     for painting, (tokens, velocity) in zip(paintings, moved, strict=True):
         painting.tokens, painting.velocity = tokens, velocity
         painting.index += 1
-        painting.is_finite = is_finite or bool(torch.isfinite(tokens).all())
+        painting.is_finite = is_finite or _are_finite([tokens])
+
+
+def _are_finite(latents: list[Tensor]) -> bool:
+    return bool(torch.isfinite(torch.cat(latents)).all())
 
 
 def _velocities(paintings: Sequence[Painting], transformer: Velocity) -> list[Tensor]:
@@ -115,13 +124,14 @@ def _velocities(paintings: Sequence[Painting], transformer: Velocity) -> list[Te
     shape, first = paintings[0].shape, paintings[0].tokens
     sigmas = [painting.conditions.sigmas[painting.index] for painting in paintings]
     times = torch.stack([sampling.timestep(sigma, first.dtype) for sigma in sigmas])
+    times = times.to(first.device, non_blocking=True)
     tokens = torch.cat(
         [torch.cat((p.tokens, p.conditions.reference_tokens), dim=1) for p in paintings]
     )
     ids, text_ids = shape.position_ids(), latents.text_position_ids(shape.num_text_tokens)
     velocities = []
     for group in zip(*(painting.conditions.texts for painting in paintings), strict=True):
-        velocity = transformer(tokens, times.to(first.device), torch.cat(group), ids, text_ids)
+        velocity = transformer(tokens, times, torch.cat(group), ids, text_ids)
         velocities.append(velocity[:, : first.shape[1]])
     return velocities
 

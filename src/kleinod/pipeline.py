@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from kleinod import images, latents, sampling
+from kleinod.allocator import memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
@@ -89,6 +90,8 @@ class Pipeline:
     info: ModelInfo
     device: torch.device
     dtype: torch.dtype
+    quantization: str | None = None
+    is_compiled: bool = False
     _cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
 
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
@@ -111,9 +114,14 @@ class Pipeline:
         """
         yield from self._painted(self.planned(request), {} if timings is None else timings)
 
+    def _painted(self, plan: Plan, timings: dict[str, float]) -> Iterator[Step]:
+        size = f"{16 * plan.shape.width}x{16 * plan.shape.height}"
+        with memory_told(lambda: self._remedies(f"{len(plan.seeds)} of {size}")):
+            yield from self._stages(plan, timings)
+
     # as a decorator: the mode is on while a step is computed, not in the caller's loop
     @torch.inference_mode()
-    def _painted(self, plan: Plan, timings: dict[str, float]) -> Iterator[Step]:
+    def _stages(self, plan: Plan, timings: dict[str, float]) -> Iterator[Step]:
         start = time.perf_counter()
         texts = self.encode_prompts(plan.prompts)
         encoding = time.perf_counter()
@@ -175,6 +183,15 @@ class Pipeline:
         # the large ones need not wait with the request
         return Plan(replace(settled, reference_images=()), references, shape)
 
+    def _remedies(self, pictures: str) -> str:
+        """What takes less memory than what was tried."""
+        remedies = [f"paint fewer or smaller pictures at once than {pictures}"]
+        if self.residents.policy == "all":
+            remedies.append("set residency to sequential")
+        if self.quantization is None:
+            remedies.append("take an FP8 file, or set quantize to int8")
+        return ", ".join(remedies)
+
     @torch.inference_mode()
     def encode_prompts(self, prompts: Iterable[str]) -> dict[str, Tensor]:
         """Embeddings (1, t, context) by prompt, those not known encoded together."""
@@ -223,8 +240,10 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of latents (b, 128, h, w), normalised as a step gives them."""
-        autoencoder = self.residents.use("autoencoder")
-        return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
+        b, _, h, w = latents.shape
+        with memory_told(lambda: self._remedies(f"{b} of {16 * w}x{16 * h}")):
+            autoencoder = self.residents.use("autoencoder")
+            return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
 
 
 def not_finite(index: int) -> NumericalError:

@@ -1,7 +1,9 @@
-"""Which components are on the device: all of them, or only the one in use.
+"""Which components are on the device: all of them, only the one in use, or only its block in use.
 
 `all` keeps what was loaded. `sequential` lets go of every other component before it loads the
-next, so that text encoder and transformer are never held at once.
+next, so that text encoder and transformer are never held at once. `stream` does the same, and lets
+go of each block of a mapped component after its use (streaming.py);
+on an accelerator blocks visit it one after the other (acceleration/streaming.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,12 +11,15 @@ from typing import Any
 
 from torch import nn
 
+from kleinod.allocator import give_back
+from kleinod.streaming import stream
+
 AUTO_LIMIT_BYTES = 2 * 1024**3
-POLICIES = ("auto", "all", "sequential")
+POLICIES = ("auto", "all", "sequential", "stream")
 
 
 def chosen_policy(policy: str, num_bytes: int) -> str:
-    """`all` or `sequential`; `auto` decides by the size of all components' files."""
+    """The given policy; `auto` decides by the size of all components' files."""
     if policy != "auto":
         return policy
     return "all" if num_bytes < AUTO_LIMIT_BYTES else "sequential"
@@ -28,16 +33,19 @@ class Residents:
         self._held: dict[str, nn.Module] = {}
 
     def use(self, name: str) -> Any:  # noqa: ANN401 - each component has its own type
-        """The component, on the device; under `sequential` the only one there."""
+        """The component, on the device; but under `all` the only one there."""
         if name not in self._held:
-            if self.policy == "sequential":
+            if self.policy != "all":
                 self.release()
             self._held[name] = self._loaders[name]()
+            if self.policy == "stream":
+                stream(self._held[name])
         return self._held[name]
 
     def release(self) -> None:
         """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
+        give_back()
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import kleinod
 from kleinod.cli import audit
+from kleinod.cli.bench import bench
 from kleinod.cli.convert import convert
 from kleinod.cli.evaluate import evaluate
 from kleinod.cli.generate import generate
@@ -72,6 +73,7 @@ app.add_typer(keys, name="keys")
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(audit.app, name="audit")
+app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:

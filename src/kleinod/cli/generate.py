@@ -170,6 +170,8 @@ def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
         dtype=options.dtype,
         components=_components(options),
         residency=options.residency,
+        quantize=options.quantize,
+        compile=options.compile,
         progress=lambda stage, fraction: report("loading", fraction),
     )
 

@@ -77,9 +77,22 @@ class GenerateOptions:
     device: Device = None
     dtype: Dtype = None
     residency: Annotated[
-        Literal["auto", "all", "sequential"],
-        typer.Option(help="Components in memory: all, or one at a time."),
+        Literal["auto", "all", "sequential", "stream"],
+        typer.Option(help="In memory: all components, one at a time, or one block at a time."),
     ] = "auto"
+    quantize: Annotated[
+        Literal["int8", "fp8"] | None,
+        typer.Option(
+            help="Compute in int8 (faster on the CPU) or fp8 (on NVIDIA cards from Ada on): not"
+            " quite the same picture."
+        ),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the blocks first. Default: on CUDA cards."
+        ),
+    ] = None
     watermark: Annotated[
         Literal["robust", "reference", "none"],
         typer.Option(help="Invisible mark in the pixels: ours, or the reference code's."),

@@ -204,6 +204,8 @@ def _loaded(options: RepeatOptions, model: str, old: "Receipt", report: Report) 
         device=options.device or _known_device(old["device"]["type"]),
         dtype=options.dtype or old["numbers"]["dtype"],
         components=Components(options.text_encoder, options.autoencoder, options.tokenizer),
+        quantize=old["numbers"].get("quantize"),
+        compile=old["numbers"].get("compile") == "on",
         progress=lambda stage, fraction: report("loading", fraction),
     )
 

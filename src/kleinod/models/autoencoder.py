@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import AutoencoderConfig
+from kleinod.models import striped
+from kleinod.models.attention import attention
 
 
 class ResnetBlock(nn.Module):
@@ -40,8 +42,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) to the same."""
         tokens = self.group_norm(x.flatten(2)).transpose(1, 2)
-        q, k, v = (proj(tokens)[:, None] for proj in (self.to_q, self.to_k, self.to_v))
-        out = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+        q, k, v = (proj(tokens)[:, :, None] for proj in (self.to_q, self.to_k, self.to_v))
+        out = self.to_out[0](attention(q, k, v))
         return x + out.transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
@@ -144,6 +146,9 @@ class Decoder(_Stack):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 32, h/8, w/8) to (b, 3, h, w)."""
+        is_large = 64 * x.shape[-2] * x.shape[-1] > striped.PLAIN_PIXELS
+        if is_large and not torch.is_grad_enabled():
+            return striped.decoded(self, x)
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)

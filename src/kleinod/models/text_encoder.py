@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TextEncoderConfig
-from kleinod.models.ops import rms_norm
+from kleinod.models import ops
 
 
 class RMSNorm(nn.Module):
@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (…, dim)."""
-        return rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -46,7 +46,10 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(d, config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """x (b, t, h); mask (b, 1, t, t), True where a query may look."""
+        """Heads side by side (b, t, n * d), before o_proj, of x (b, t, h).
+
+        mask (b, 1, t, t) is True where a query may look.
+        """
         q, k, v = (
             proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -54,7 +57,7 @@ class Attention(nn.Module):
         q, k = _rotate(self.q_norm(q), cos, sin), _rotate(self.k_norm(k), cos, sin)
         k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return out.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
@@ -63,13 +66,15 @@ class MLP(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         dim, inner = config.hidden_size, config.intermediate_size
+        self.inner = inner
         self.gate_proj = nn.Linear(dim, inner, bias=False)
         self.up_proj = nn.Linear(dim, inner, bias=False)
         self.down_proj = nn.Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, t, h) to (b, t, h)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        """(b, t, h) to what down_proj reads (b, t, inner)."""
+        gate, value = ops.columns(self.gate_proj, x), ops.columns(self.up_proj, x)
+        return ops.swiglu(gate, value, self.inner)
 
 
 class Layer(nn.Module):
@@ -84,8 +89,10 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         """(b, t, h) to (b, t, h)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out = self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        x = ops.gated_sum(x, None, self.self_attn.o_proj, out)
+        inner = self.mlp(self.post_attention_layernorm(x))
+        return ops.gated_sum(x, None, self.mlp.down_proj, inner)
 
 
 class TextEncoder(nn.Module):

@@ -12,7 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TransformerConfig
-from kleinod.models.ops import rms_norm, within_float16
+from kleinod.models import in_cache, ops
+from kleinod.models.attention import attention
+from kleinod.models.ops import Columns
+
+Rotation = tuple[Tensor, Tensor]
 
 
 def rope(position_ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> tuple[Tensor, Tensor]:
@@ -30,11 +34,6 @@ def rope(position_ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> tupl
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of x (b, l, n, d) in float32."""
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
-        # the same products and sums in a quarter of the passes; compilers know no complex numbers
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        turned = pairs * torch.complex(cos, sin)[:, None]
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[:, None], sin[:, None]
     rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
@@ -54,11 +53,6 @@ def _linear(in_dim: int, out_dim: int) -> nn.Linear:
     return nn.Linear(in_dim, out_dim, bias=False)
 
 
-def _swiglu(x: Tensor) -> Tensor:
-    gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
-
-
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension, computed in float32."""
 
@@ -69,7 +63,13 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (…, dim)."""
-        return rms_norm(x, self.scale, self.eps)
+        return ops.rms_norm(x, self.scale, self.eps)
+
+    def turned(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Normalise x (b, l, n, d), then rotate it."""
+        if ops.is_in_pieces(x):
+            return in_cache.turned(x, self.scale, self.eps, torch.complex(*rotation))
+        return apply_rope(self(x), *rotation)
 
 
 class QKNorm(nn.Module):
@@ -92,22 +92,18 @@ class SelfAttention(nn.Module):
         self.norm = QKNorm(config.attention_head_dim, config.eps)
         self.proj = _linear(h, h)
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b, l, n, d), normalised before the rotation."""
-        return split_heads(self.qkv(x), self.norm, self.num_heads)
+    def heads(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b, l, n, d) of x (b, l, h)."""
+        return heads(ops.columns(self.qkv, x), self.norm, rotation, num_heads=self.num_heads)
 
 
-def split_heads(qkv: Tensor, norm: QKNorm, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split (b, l, 3h) into q, k, v (b, l, n, d) and normalise q and k."""
-    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(2)
-    return norm.query_norm(q), norm.key_norm(k), v
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Full attention over (b, l, n, d) after rotating q and k; result (b, l, n*d)."""
-    q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2).flatten(2)
+def heads(
+    qkv: Columns, norm: QKNorm, rotation: Rotation, *, num_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split (b, l, 3h) into q, k, v (b, l, n, d); normalise and rotate q and k."""
+    h = num_heads * len(norm.query_norm.scale)
+    q, k, v = (qkv(i * h, (i + 1) * h).unflatten(-1, (num_heads, -1)) for i in range(3))
+    return norm.query_norm.turned(q, rotation), norm.key_norm.turned(k, rotation), v
 
 
 class Modulation(nn.Module):
@@ -123,71 +119,70 @@ class Modulation(nn.Module):
         return self.lin(F.silu(vector))[:, None].chunk(self.num_chunks, dim=-1)
 
 
-class _Modulated(nn.Module):
-    """LayerNorm without affine, then (1 + scale) x + shift."""
-
-    def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=self.eps) + shift
-
-
-class DoubleStreamBlock(_Modulated):
+class DoubleStreamBlock(nn.Module):
     """Text and image keep their own weights and meet in the attention."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config.eps)
-        h, mlp = config.hidden_dim, int(config.hidden_dim * config.mlp_ratio)
+        super().__init__()
+        h, self.mlp_dim = config.hidden_dim, int(config.hidden_dim * config.mlp_ratio)
+        self.eps = config.eps
         self.img_attn = SelfAttention(config)
         self.txt_attn = SelfAttention(config)
-        self.img_mlp = nn.Sequential(_linear(h, 2 * mlp), nn.Identity(), _linear(mlp, h))
-        self.txt_mlp = nn.Sequential(_linear(h, 2 * mlp), nn.Identity(), _linear(mlp, h))
+        self.img_mlp = self._new_mlp(h)
+        self.txt_mlp = self._new_mlp(h)
+
+    def _new_mlp(self, h: int) -> nn.Sequential:
+        return nn.Sequential(_linear(h, 2 * self.mlp_dim), nn.Identity(), _linear(self.mlp_dim, h))
 
     def forward(
         self,
         img: Tensor,
         txt: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
         img_mod: tuple[Tensor, ...],
         txt_mod: tuple[Tensor, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Streams (b, l, h) in, streams out."""
-        img_heads = self.img_attn.heads(self.modulated(img, img_mod[0], img_mod[1]))
-        txt_heads = self.txt_attn.heads(self.modulated(txt, txt_mod[0], txt_mod[1]))
-        joint = [torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True)]
-        out = attention(joint[0], joint[1], joint[2], rotation)
-        txt_out, img_out = out[:, : txt.shape[1]], out[:, txt.shape[1] :]
-        img = img + img_mod[2] * self.img_attn.proj(img_out)
-        txt = txt + txt_mod[2] * self.txt_attn.proj(txt_out)
-        img = img + img_mod[5] * self._mlp(self.img_mlp, img, img_mod)
-        txt = txt + txt_mod[5] * self._mlp(self.txt_mlp, txt, txt_mod)
-        return img, within_float16(txt)
+        """Streams (b, l, h) in, streams out; rotation is that of [text, image]."""
+        t = txt.shape[1]
+        cos, sin = rotation
+        img_y = ops.modulated(img, img_mod[0], img_mod[1], self.eps)
+        txt_y = ops.modulated(txt, txt_mod[0], txt_mod[1], self.eps)
+        img_heads = self.img_attn.heads(img_y, (cos[t:], sin[t:]))
+        txt_heads = self.txt_attn.heads(txt_y, (cos[:t], sin[:t]))
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))
+        out = attention(q, k, v)
+        img = ops.gated_sum(img, img_mod[2], self.img_attn.proj, out[:, t:])
+        txt = ops.gated_sum(txt, txt_mod[2], self.txt_attn.proj, out[:, :t])
+        img = self._with_mlp(self.img_mlp, img, img_mod)
+        txt = self._with_mlp(self.txt_mlp, txt, txt_mod)
+        return img, ops.within_float16(txt)
 
-    def _mlp(self, mlp: nn.Sequential, x: Tensor, mod: tuple[Tensor, ...]) -> Tensor:
-        return mlp[2](_swiglu(mlp[0](self.modulated(x, mod[3], mod[4]))))
+    def _with_mlp(self, mlp: nn.Sequential, x: Tensor, mod: tuple[Tensor, ...]) -> Tensor:
+        column = ops.columns(mlp[0], ops.modulated(x, mod[3], mod[4], self.eps))
+        inner = ops.swiglu(column, column.behind(self.mlp_dim), self.mlp_dim)
+        return ops.gated_sum(x, mod[5], mlp[2], inner)
 
 
-class SingleStreamBlock(_Modulated):
+class SingleStreamBlock(nn.Module):
     """Attention and MLP in parallel on the joined stream."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config.eps)
+        super().__init__()
         h, mlp = config.hidden_dim, int(config.hidden_dim * config.mlp_ratio)
-        self.num_heads, self.hidden_dim = config.num_attention_heads, h
+        self.eps = config.eps
+        self.num_heads, self.hidden_dim, self.mlp_dim = config.num_attention_heads, h, mlp
         self.linear1 = _linear(h, 3 * h + 2 * mlp)
         self.linear2 = _linear(h + mlp, h)
         self.norm = QKNorm(config.attention_head_dim, config.eps)
 
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], mod: tuple[Tensor, ...]
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, mod: tuple[Tensor, ...]) -> Tensor:
         """Stream (b, l, h) in, stream out."""
-        fused = self.linear1(self.modulated(x, mod[0], mod[1]))
-        qkv, mlp = fused[..., : 3 * self.hidden_dim], fused[..., 3 * self.hidden_dim :]
-        out = attention(*split_heads(qkv, self.norm, self.num_heads), rotation)
-        return within_float16(x + mod[2] * self.linear2(torch.cat((out, _swiglu(mlp)), dim=-1)))
+        qkv = ops.columns(self.linear1, ops.modulated(x, mod[0], mod[1], self.eps))
+        q, k, v = heads(qkv, self.norm, rotation, num_heads=self.num_heads)
+        gate = qkv.behind(3 * self.hidden_dim)
+        value = gate.behind(self.mlp_dim)
+        joined = ops.swiglu(gate, value, self.mlp_dim, beside=attention(q, k, v))
+        return ops.within_float16(ops.gated_sum(x, mod[2], self.linear2, joined))
 
 
 class TimeEmbedding(nn.Module):
@@ -203,19 +198,20 @@ class TimeEmbedding(nn.Module):
         return self.out_layer(F.silu(self.in_layer(x)))
 
 
-class FinalLayer(_Modulated):
+class FinalLayer(nn.Module):
     """Last norm, modulated by [shift, scale], and the projection to channels."""
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config.eps)
+        super().__init__()
         h = config.hidden_dim
+        self.eps = config.eps
         self.linear = _linear(h, config.in_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(h, 2 * h))
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         """(b, l, h) to (b, l, channels)."""
         shift, scale = self.adaLN_modulation(vector)[:, None].chunk(2, dim=-1)
-        return self.linear(self.modulated(x, shift, scale))
+        return self.linear(ops.modulated(x, shift, scale, self.eps))
 
 
 class Transformer(nn.Module):

@@ -15,6 +15,7 @@ from PIL import Image
 from kleinod import __version__, catalog
 from kleinod.pipeline import Pipeline
 from kleinod.provenance.receipt import SCHEMA, Choices, Receipt, pixels_sha256
+from kleinod.quantization import int8
 from kleinod.request import Components, Request
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
@@ -139,7 +140,7 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
             "max_text_tokens": info.max_text_tokens,
             "files": [_without_none(asdict(file)) for file in files],
         },
-        "numbers": {"dtype": str(pipeline.dtype).removeprefix("torch.")},
+        "numbers": _numbers(pipeline),
         "device": {"type": pipeline.device.type, "name": _device_name(pipeline.device)},
         "kernels": {
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -155,6 +156,17 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
         "watermark": {"method": choices.watermark},
         "c2pa": "on" if choices.is_signed else "off",
     }
+
+
+def _numbers(pipeline: Pipeline) -> dict[str, str]:
+    numbers = {"dtype": str(pipeline.dtype).removeprefix("torch.")}
+    if pipeline.quantization == "int8":
+        numbers |= {"quantize": "int8", "int8_kernel": int8.kernel(pipeline.device.type)}
+    elif pipeline.quantization:
+        numbers["quantize"] = pipeline.quantization
+    if pipeline.is_compiled:
+        numbers["compile"] = "on"
+    return numbers
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

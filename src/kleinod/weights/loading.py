@@ -5,7 +5,8 @@ the stored dtype, the module's tensors are the mapped file: nothing is copied. M
 narrower format stay in it, in every dtype; what is small or no linear is expanded here.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import WeightsError
+from kleinod.mapping import let_go, mapped_ranges
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.ops import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
+from kleinod.quantization.int8 import Int8Linear
 from kleinod.quantization.stored import (
     PlainWeight,
     StoredEmbedding,
@@ -39,6 +42,9 @@ from kleinod.weights.keys import (
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 # a count kept from training, which nothing reads; some files leave it out
 _OPTIONAL = "bn.num_batches_tracked"
+# The linears that int8 takes: the blocks', where nearly all of the time is spent. What reads or
+# writes latents, words and time is a hundredth of the work and stays as it is (docs/speed.md).
+_BLOCK_LINEARS = re.compile(r"(double_blocks|single_blocks|model\.layers)\..*\.weight")
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -49,17 +55,23 @@ class Blueprint:
     module: nn.Module
     parts: dict[str, WeightParts]
 
-    def filled(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The module with its weights; use a blueprint once."""
+    def filled(
+        self, device: torch.device, dtype: torch.dtype, *, quantize: str | None = None
+    ) -> nn.Module:
+        """The module with its weights; use a blueprint once. quantize: "int8" or none."""
         whole: dict[str, Tensor] = {}
         for name, parts in self.parts.items():
             moved = tuple(_moved(part, device, dtype) for part in parts)
             layer, _, leaf = name.rpartition(".")
             is_mapped = all(a is b for a, b in zip(moved, parts, strict=True))
-            stand_in = None
+            stand_in: nn.Module | None = None
             if leaf == "weight":
                 target = self.module.get_submodule(layer)
-                stand_in = _stand_in(target, moved, dtype, is_mapped=is_mapped)
+                if quantize and _BLOCK_LINEARS.fullmatch(name) and isinstance(target, nn.Linear):
+                    stand_in = Int8Linear(moved)
+                    let_go(mapped_ranges(_tensors(parts)))
+                else:
+                    stand_in = _stand_in(target, moved, dtype, is_mapped=is_mapped)
             if stand_in is None:
                 dense = [p.dense(dtype) if isinstance(p, StoredWeight) else p for p in moved]
                 whole[name] = dense[0] if len(dense) == 1 else torch.cat(dense)
@@ -68,6 +80,11 @@ class Blueprint:
                 whole |= {f"{layer}.{key}": value for key, value in stand_in.state_dict().items()}
         self.module.load_state_dict(whole, strict=True, assign=True)
         return self.module.eval().requires_grad_(False)
+
+
+def _tensors(parts: WeightParts) -> Iterator[Tensor]:
+    for part in parts:
+        yield from (part,) if isinstance(part, Tensor) else part.buffers()
 
 
 def _stand_in(

@@ -1,0 +1,86 @@
+"""How many operations a second this machine can do, in products of a model's own shapes.
+
+The best of several passes: a floor is what the machine can do, not what it does on average.
+Source of the int8 way: shared measurements in docs/log.md (column chunks with the dequantisation).
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kleinod.bench.engine import synchronise
+
+_SECONDS, _PASSES = 0.25, 3
+# columns of one int8 product: the result is made floating point while it is in the cache
+_CHUNKS = (512, 1024, 2048)
+
+
+def measured_rates(
+    *, device: str, dtype: str, formats: list[str], shapes: dict[str, int]
+) -> dict[str, float]:
+    """Operations a second by format, and of attention; shapes as KleinodEngine.work gives them."""
+    place, number = torch.device(device), getattr(torch, dtype)
+    tokens, width = shapes["tokens"], shapes["width"]
+    columns = 3 * width + 2 * shapes["mlp"]
+    x = torch.randn(tokens, width, device=place, dtype=number)
+    weight = torch.randn(columns, width, device=place, dtype=number)
+    operations = 2.0 * tokens * width * columns
+    with torch.inference_mode():
+        rates = {
+            name: max(operations / _best(way, place) for way in _ways(name, x, weight))
+            for name in formats
+        }
+        rates["attention"] = _attention_rate(x, tokens, shapes["heads"])
+    return rates
+
+
+def _ways(name: str, x: Tensor, weight: Tensor) -> list[Callable[[], object]]:
+    """Ways of multiplying x by weight in a format."""
+    if name == "int8":
+        return [_int8_product(x, weight, chunk) for chunk in _CHUNKS]
+    if name == "float8":
+        return [_float8_product(x, weight)]
+    return [lambda: F.linear(x, weight)]
+
+
+def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]:
+    codes = torch.randint(-127, 128, x.shape, dtype=torch.int8, device=x.device)
+    columns = torch.randint(-127, 128, weight.shape, dtype=torch.int8, device=x.device)
+    out = x.new_empty(len(x), len(columns))
+    row_scales = torch.rand(len(x), 1, device=x.device)
+
+    def product() -> object:
+        for start in range(0, len(columns), chunk):
+            part = torch._int_mm(codes, columns[start : start + chunk].T)
+            out[:, start : start + chunk] = part.float().mul_(row_scales)
+        return out
+
+    return product
+
+
+def _float8_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
+    one = torch.ones((), device=x.device)
+    codes, columns = x.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn).T
+    return lambda: torch._scaled_mm(codes, columns, one, one, out_dtype=torch.bfloat16)
+
+
+def _attention_rate(x: Tensor, tokens: int, heads: int) -> float:
+    q, k, v = (torch.randn_like(x).view(1, tokens, heads, -1).transpose(1, 2) for _ in range(3))
+    seconds = _best(lambda: F.scaled_dot_product_attention(q, k, v), x.device)
+    return 4.0 * tokens**2 * x.shape[1] / seconds
+
+
+def _best(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of some calls, after one to warm up."""
+    call()
+    synchronise(device)
+    best, passes, begin = float("inf"), 0, time.perf_counter()
+    while passes < _PASSES or time.perf_counter() - begin < _SECONDS:
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        best, passes = min(best, time.perf_counter() - start), passes + 1
+    return best

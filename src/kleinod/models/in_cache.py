@@ -1,0 +1,122 @@
+"""The formulas of models/ops.py on the CPU, a piece at a time, so that it stays in the cache.
+
+A pass over a whole tensor runs at the speed of memory, and a block has thirty of them. So rows are
+normalised, turned and scaled a few at a time. Every number is computed in the same order and
+rounded at the same places: the result has the same bits (tests/test_in_cache.py).
+
+Matrix products stay whole: how oneDNN sums a product's terms depends on its shape, and a product of
+some of the columns differs in the last bit. A linear whose sums are exact (int8) offers `columns`,
+and then a range of them is computed and used before the next. Inference only.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# of bfloat16 and its float32 copy, 1.5 MB: the second-level caches of two cores hold it
+_NUMBERS_AT_ONCE = 2**18
+# wide enough for a matrix product, and all its rows still in the cache
+_COLUMNS_AT_ONCE = 1536
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A linear's output for `of` (b, l, …): whole, or computed when some columns are asked for."""
+
+    of: Tensor
+    compute: Callable[[int, int], Tensor]
+    is_whole: bool
+    first: int = 0
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Columns from start to stop, counted from the first; (b, l, stop - start)."""
+        return self.compute(self.first + start, self.first + stop)
+
+    def behind(self, count: int) -> "Columns":
+        """The same without the first columns."""
+        return replace(self, first=self.first + count)
+
+
+def columns(linear: nn.Module, x: Tensor) -> Columns:
+    """The columns of linear(x)."""
+    own = getattr(linear, "columns", None)
+    if own is not None:
+        return Columns(x, own(x), is_whole=False)
+    whole: Tensor = linear(x)
+    return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
+
+
+def _rows(x: Tensor) -> Iterator[slice]:
+    """Ranges of x's second dimension (b, l, …)."""
+    length = x.shape[1]
+    step = max(1, _NUMBERS_AT_ONCE * length // max(1, x.numel()))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _tiles(column: Columns, out: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of out (b, l, dim) that are computed at once."""
+    if column.is_whole:
+        yield from ((rows, slice(0, out.shape[-1])) for rows in _rows(out))
+        return
+    for start in range(0, out.shape[-1], _COLUMNS_AT_ONCE):
+        yield slice(None), slice(start, min(start + _COLUMNS_AT_ONCE, out.shape[-1]))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm, times 1 + scale, plus shift."""
+    out, scale = torch.empty_like(x), 1 + scale
+    for rows in _rows(x):
+        part = F.layer_norm(x[:, rows], x.shape[-1:], eps=eps)
+        torch.add(part.mul_(scale), shift, out=out[:, rows])
+    return out
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """In float32, rounded to scale's dtype, times scale."""
+    flat = x.reshape(1, -1, x.shape[-1])
+    out = torch.empty(flat.shape, dtype=scale.dtype)
+    for rows in _rows(flat):
+        torch.mul(_normalised(flat[:, rows], eps).to(scale.dtype), scale, out=out[:, rows])
+    return out.view(x.shape)
+
+
+def _normalised(x: Tensor, eps: float) -> Tensor:
+    """A new float32 tensor."""
+    wide = x.to(torch.float32, copy=True)
+    return wide.mul_((wide * wide).mean(-1, keepdim=True).add_(eps).rsqrt_())
+
+
+def turned(x: Tensor, scale: Tensor, eps: float, turns: Tensor) -> Tensor:
+    """rms_norm, then adjacent pairs times the complex turns (l, d/2), over x (b, l, n, d)."""
+    out = torch.empty(x.shape, dtype=scale.dtype)
+    for rows in _rows(x):
+        part = _normalised(x[:, rows], eps).to(scale.dtype).mul_(scale).float()
+        pairs = torch.view_as_complex(part.unflatten(-1, (-1, 2)))
+        out[:, rows] = torch.view_as_real(pairs.mul_(turns[rows, None])).flatten(-2)
+    return out
+
+
+def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Tensor:
+    """SiLU(gate) * value of dim columns, behind those of another tensor."""
+    width = 0 if beside is None else beside.shape[-1]
+    joined = gate.of.new_empty(*gate.of.shape[:-1], width + dim)
+    if beside is not None:
+        joined[..., :width] = beside
+    out = joined[..., width:]
+    for rows, some in _tiles(gate, out):
+        left, right = gate(some.start, some.stop), value(some.start, some.stop)
+        torch.mul(F.silu(left[:, rows]), right[:, rows], out=out[:, rows, some])
+    return joined
+
+
+def gated_sum(x: Tensor, gate: Tensor | None, y: Columns) -> Tensor:
+    """x + gate * y, or without a gate x + y; y is used up."""
+    out = torch.empty_like(x)
+    for rows, some in _tiles(y, out):
+        part = y(some.start, some.stop)[:, rows]
+        part = part if gate is None else part.mul_(gate[..., some])
+        torch.add(x[:, rows, some], part, out=out[:, rows, some])
+    return out

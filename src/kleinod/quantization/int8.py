@@ -1,0 +1,157 @@
+"""Linears in int8: weights with a scale per output channel, activations with one per token.
+
+y = (x_codes @ w_codes^T) * token_scale * channel_scale, with codes = round(values / scale) and
+scale = largest magnitude / 127. The sums are whole numbers below 2^31: exact, whatever their order.
+oneDNN multiplies packed weights (int8_packing.py) where the machine has instructions for it;
+elsewhere the codes are expanded and multiplied as floats, which saves memory and no time.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kleinod.quantization.int8_packing import PackedRows, is_exact
+from kleinod.quantization.stored import StoredWeight, Weight
+
+ONEDNN, EXPANDED = "onednn int8", "expanded int8"
+LARGEST = 127.0
+# packed together: wide enough for a matrix product, and its result stays in the cache
+_PACKED_AT_ONCE = 1536
+_EXPANDED_AT_ONCE = 512
+# quantised at a time: the numbers, their magnitudes and a float32 copy stay in the cache
+_NUMBERS_AT_ONCE = 2**18
+
+
+@cache
+def kernel(device_type: str) -> str:
+    """What multiplies int8 matrices on a device."""
+    return ONEDNN if device_type == "cpu" and is_exact() else EXPANDED
+
+
+@dataclass(frozen=True)
+class Int8Rows:
+    """Codes (rows, columns), int8, and the scale (rows, 1), float32, of each row."""
+
+    codes: Tensor
+    scale: Tensor
+
+
+def quantized(x: Tensor) -> Int8Rows:
+    """Rows of x (rows, columns) as codes; a row of zeros has the scale 1."""
+    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    scale = torch.empty(len(x), 1, device=x.device)
+    step = max(1, _NUMBERS_AT_ONCE // x.shape[1]) if x.device.type == "cpu" else len(x)
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        largest = _magnitude(x[rows])
+        scale[rows] = torch.where(largest > 0, largest / LARGEST, 1.0)
+        codes[rows] = x[rows].to(torch.float32, copy=True).div_(scale[rows]).round_()
+    return Int8Rows(codes, scale)
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    """Largest magnitude of each row, (rows, 1), float32."""
+    if x.dtype != torch.bfloat16 or not x.is_contiguous():
+        return x.abs().amax(-1, keepdim=True).float()
+    # without its sign bfloat16 has the order of its bits, and whole numbers compare faster
+    bits = x.view(torch.int16) & 0x7FFF
+    return bits.amax(-1, keepdim=True).view(torch.bfloat16).float()
+
+
+class Int8Linear(nn.Module):
+    """Stands in for nn.Linear without a bias; its weight is one matrix or several in a row."""
+
+    channel_scale: Tensor
+    codes: Tensor | None
+
+    def __init__(self, parts: tuple[Weight, ...]) -> None:
+        super().__init__()
+        device = parts[0].device
+        self.kernel = kernel(device.type)
+        self.in_features = parts[0].shape[1]
+        self.out_features = sum(part.shape[0] for part in parts)
+        made = [quantized(rows) for rows in _pieces(parts)]
+        self.register_buffer("channel_scale", torch.cat([rows.scale for rows in made])[:, 0])
+        self._packs, codes = [], None
+        if self.kernel == ONEDNN:
+            self._packs = [PackedRows(rows.codes, rows.scale[:, 0]) for rows in made]
+        else:
+            codes = torch.cat([rows.codes for rows in made])
+        self.register_buffer("codes", codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, out)."""
+        return self.columns(x)(0, self.out_features)
+
+    def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
+        """A function of start and stop that computes those columns of the output."""
+        compute = self._multiplied if self._packs else self._expanded
+        return lambda start, stop: compute(x, start, stop)
+
+    def _multiplied(self, x: Tensor, start: int, stop: int) -> Tensor:
+        rows = _shared(x)
+        token_scale = rows.scale.to(x.dtype)
+        out = x.new_empty(len(rows.codes), stop - start)
+        first = start // _PACKED_AT_ONCE
+        for index in range(first, -(-stop // _PACKED_AT_ONCE)):
+            offset = index * _PACKED_AT_ONCE
+            product = self._packs[index].product(rows.codes, x.dtype)
+            low, high = max(start, offset), min(stop, offset + _PACKED_AT_ONCE)
+            part = product[:, low - offset : high - offset]
+            torch.mul(part, token_scale, out=out[:, low - start : high - start])
+        return out.view(*x.shape[:-1], stop - start)
+
+    def _expanded(self, x: Tensor, start: int, stop: int) -> Tensor:
+        assert self.codes is not None
+        parts = []
+        for first in range(start, stop, _EXPANDED_AT_ONCE):
+            rows = slice(first, min(first + _EXPANDED_AT_ONCE, stop))
+            weight = self.codes[rows] * self.channel_scale[rows, None]
+            parts.append(F.linear(x, weight.to(x.dtype)))
+        return torch.cat(parts, dim=-1)
+
+
+def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:
+    """The rows of all parts, so many at a time that they are packed together."""
+    count = sum(part.shape[0] for part in parts)
+    for start in range(0, count, _PACKED_AT_ONCE):
+        stop, first, found = min(start + _PACKED_AT_ONCE, count), 0, []
+        for part in parts:
+            low, high = max(start - first, 0), min(stop - first, part.shape[0])
+            if low < high:
+                found.append(_dense(part, slice(low, high)))
+            first += part.shape[0]
+        yield found[0] if len(found) == 1 else torch.cat([piece.float() for piece in found])
+
+
+def _dense(part: Weight, rows: slice) -> Tensor:
+    return part.block(torch.float32, rows) if isinstance(part, StoredWeight) else part[rows]
+
+
+class _Last(threading.local):
+    """The rows that were quantised last, while their tensor lives."""
+
+    of: "weakref.ref[Tensor] | None" = None
+    rows: Int8Rows | None = None
+
+
+_last = _Last()
+
+
+def _shared(x: Tensor) -> Int8Rows:
+    """x's rows quantised once for all layers that read the same tensor one after the other."""
+    if _last.of is None or _last.of() is not x or _last.rows is None:
+        _last.rows = quantized(x.reshape(-1, x.shape[-1]))
+        _last.of = weakref.ref(x, _forget)
+    return _last.rows
+
+
+def _forget(reference: "weakref.ref[Tensor]") -> None:
+    if _last.of is reference:
+        _last.of = _last.rows = None
