@@ -1,14 +1,17 @@
-"""Seconds of klein-4b's blocks on the CPU, by turns with diffusers', and what a call comes to.
+"""Seconds of klein-4b's blocks on the CPU, and of diffusers', and what a call comes to.
 
-    python benchmarks/blocks_cpu.py [--size 256] [--rounds 5] [--json]
+    python benchmarks/blocks_cpu.py --engines bfloat16 int8 [--size 256] [--rounds 5] [--json]
+    python benchmarks/blocks_cpu.py --engines diffusers
 
 One double block, three single blocks, three text layers and the decoder of the published widths,
-with random weights, so that it fits into 8 GB and a few minutes. Each round runs every engine once;
-the table has the best of the rounds. A whole call of 4 steps is then added up: 5 double and 20
+with random weights, so that it fits into 8 GB and a minute. Each round runs every engine once; the
+table has the best of the rounds. Run diffusers in processes of its own, by turns with ours, which
+asks for large pages. A whole call of 4 steps is then added up: 5 double and 20
 single blocks, 27 text layers (diffusers: 36 and the vocabulary head, which is left out), decoding.
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -17,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kleinod import allocator
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.memory import use_large_pages
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
@@ -29,7 +32,7 @@ from kleinod.weights.keys import TRANSFORMER, to_diffusers
 CONFIG = TransformerConfig(num_layers=1, num_single_layers=3)
 TEXT = TextEncoderConfig(num_hidden_layers=3, vocab_size=1000)
 STEPS, TEXT_TOKENS = 4, 512
-_base = torch.empty(0)
+_base: list[Tensor] = []
 
 
 def main() -> None:
@@ -41,7 +44,8 @@ def main() -> None:
     parser.add_argument("--without-decoder", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one object")
     options = parser.parse_args()
-    allocator.keep_freed_memory()
+    if "diffusers" not in options.engines:
+        use_large_pages()
     best = measured(options)
     whole = {engine: _whole(engine, times) for engine, times in best.items()}
     if options.json:
@@ -84,6 +88,8 @@ def _jobs(
     latents = torch.randn(1, 128, side, side).bfloat16()
     plain = _filled(Transformer(CONFIG)), _filled(TextEncoder(TEXT, (1, 2, 3)))
     autoencoder = _filled(Autoencoder(AutoencoderConfig()))
+    turned = copy.deepcopy(autoencoder).to(memory_format=torch.channels_last)
+    decoders = {"bfloat16": autoencoder, "int8": turned}
     jobs: list[tuple[str, Callable[[], dict[str, float]]]] = []
     for engine in engines:
         if engine == "diffusers":
@@ -102,7 +108,7 @@ def _jobs(
             calls = {
                 "transformer": lambda m=own: m[0](tokens, time_, text, ids, text_ids),
                 "text": lambda m=own: m[1](words, mask),
-                "decode": lambda: autoencoder.decode(latents),
+                "decode": lambda m=decoders[engine]: m.decode(latents),
             }
             parts = [(own[0].double_blocks, "double"), (own[0].single_blocks, "single")]
         if not is_decoding:
@@ -142,12 +148,11 @@ _now = time.perf_counter
 
 def _filled(module: nn.Module) -> Any:  # noqa: ANN401
     """Cheap random numbers of a layer's usual size, in bfloat16."""
-    global _base
-    if not len(_base):
-        _base = torch.randn(2**22 + 77, generator=torch.Generator().manual_seed(0)).bfloat16()
+    if not _base:
+        _base.append(torch.randn(2**22 + 77, generator=torch.Generator().manual_seed(0)).bfloat16())
     for name, parameter in module.named_parameters():
         count, fan = parameter.numel(), max(1, parameter[0].numel())
-        values = _base.repeat(-(-count // len(_base)))[:count].view(parameter.shape)
+        values = _base[0].repeat(-(-count // len(_base[0])))[:count].view(parameter.shape)
         is_norm = parameter.dim() == 1 and "bias" not in name
         parameter.data = torch.ones_like(values) if is_norm else values * (0.7 * fan**-0.5)
     return module.bfloat16().eval().requires_grad_(False)
@@ -155,16 +160,15 @@ def _filled(module: nn.Module) -> Any:  # noqa: ANN401
 
 def _int8(module: nn.Module) -> nn.Module:
     """A copy that shares what is not a block's linear."""
+    layers = [(1, 2, 3)] if isinstance(module, TextEncoder) else []
     with torch.device("meta"):
-        copy = type(module)(
-            module.config, *([(1, 2, 3)] if isinstance(module, TextEncoder) else [])
-        )
-    copy.load_state_dict(module.state_dict(), assign=True)
+        made = type(module)(module.config, *layers)
+    made.load_state_dict(module.state_dict(), assign=True)
     for name, linear in module.named_modules():
         if isinstance(linear, nn.Linear) and ("blocks." in name or "layers." in name):
             parent, _, child = name.rpartition(".")
-            setattr(copy.get_submodule(parent), child, Int8Linear((linear.weight,)))
-    return copy.eval().requires_grad_(False)
+            setattr(made.get_submodule(parent), child, Int8Linear((linear.weight,)))
+    return made.eval().requires_grad_(False)
 
 
 def _diffusers(transformer: Transformer, autoencoder: Autoencoder) -> tuple[Any, Any, Any]:

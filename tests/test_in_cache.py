@@ -49,11 +49,11 @@ def test_text_encoder_has_the_same_bits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = TextEncoderConfig(
         vocab_size=50,
-        hidden_size=48,
-        intermediate_size=80,
+        hidden_size=64,
+        intermediate_size=96,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=32,
     )
     module = TextEncoder(config, (1, 2, 3)).to(dtype)
     ids = torch.randint(50, (2, 30))

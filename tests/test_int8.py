@@ -146,7 +146,8 @@ def test_receipt_names_the_mode_and_the_kernel(tmp_path: Path) -> None:
     assert numbers == expected
     repeated = CliRunner().invoke(app, ["repeat", str(file), "--json"])
     assert json.loads(repeated.stdout)["verdict"] == "bit-equal", repeated.stdout
-    assert Image.open(file).size == (128, 128)
+    with Image.open(file) as picture:
+        assert picture.size == (128, 128)
 
 
 def test_another_quantization_is_refused() -> None:

@@ -27,7 +27,7 @@ ORDER = (
     "mapping",
     "weights",
     "embeddings",
-    "allocator",
+    "memory",
     "acceleration",
     "streaming",
     "residency",

@@ -11,11 +11,11 @@ from torch import nn
 
 from kleinod import catalog
 from kleinod.acceleration import compiling, graphs, streaming
-from kleinod.allocator import available_bytes, keep_freed_memory, memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
+from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.pipeline import Pipeline
 from kleinod.quantization import int8, scaled_float8
@@ -62,6 +62,7 @@ def load(
     compile: blocks are compiled by torch when they first run; None: on CUDA cards.
     Raises InputError, WeightsError.
     """
+    use_large_pages()
     path = catalog.find(model)
     info = catalog.describe(model, path)
     place = _device(device)
@@ -76,8 +77,6 @@ def load(
         raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
     is_compiled = compiling.is_wanted(compile, place)
     where = _Place(place, number, policy, quantization, is_compiled)
-    if place.type == "cpu":
-        keep_freed_memory()
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
         return _assembled(paths, info, where, progress or _silent)
 
@@ -147,6 +146,9 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
     home = torch.device("cpu") if is_streamed else place.device
     quantize = "int8" if place.quantization == "int8" and not is_autoencoder else None
     made = plan.filled(home, place.dtype, quantize=quantize)
+    if is_autoencoder and place.quantization and place.device.type == "cpu":
+        # twice as fast there, and rounded otherwise
+        nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
     if place.quantization == "fp8":
         scaled_float8.with_float8_products(made)
     if place.is_compiled:

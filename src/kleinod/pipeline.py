@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from kleinod import images, latents, sampling
-from kleinod.allocator import memory_told
 from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
+from kleinod.memory import memory_told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.request import Request, check_size

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from kleinod.allocator import give_back
 from kleinod.streaming import stream
 
 AUTO_LIMIT_BYTES = 2 * 1024**3
@@ -45,7 +44,6 @@ class Residents:
     def release(self) -> None:
         """Let go of every component; nothing refers to itself, so files are unmapped at once."""
         self._held.clear()
-        give_back()
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A pass over a whole tensor runs at the speed of memory, and a block has thirty of them. So rows are
 normalised, turned and scaled a few at a time. Every number is computed in the same order and
-rounded at the same places: the result has the same bits (tests/test_in_cache.py).
+rounded at the same places: the result has the same bits (tests/test_in_cache.py), for widths that
+are a multiple of 32, as all are: what is left of a row is computed by other instructions.
 
 Matrix products stay whole: how oneDNN sums a product's terms depends on its shape, and a product of
 some of the columns differs in the last bit. A linear whose sums are exact (int8) offers `columns`,
@@ -45,8 +46,17 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     own = getattr(linear, "columns", None)
     if own is not None:
         return Columns(x, own(x), is_whole=False)
-    whole: Tensor = linear(x)
+    whole = product(linear, x)
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
+
+
+def product(linear: nn.Module, x: Tensor) -> Tensor:
+    """linear(x) as a product of two matrices.
+
+    For a part of a longer stream torch would multiply batch by batch and copy the weight to do so.
+    """
+    flat: Tensor = linear(x.reshape(-1, x.shape[-1]))
+    return flat.view(*x.shape[:-1], -1)
 
 
 def _rows(x: Tensor) -> Iterator[slice]:
@@ -108,7 +118,9 @@ def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Te
     out = joined[..., width:]
     for rows, some in _tiles(gate, out):
         left, right = gate(some.start, some.stop), value(some.start, some.stop)
-        torch.mul(F.silu(left[:, rows]), right[:, rows], out=out[:, rows, some])
+        # in place where nobody else will read it, and not where it would be written far away
+        activated = F.silu(left[:, rows], inplace=not gate.is_whole)
+        torch.mul(activated, right[:, rows], out=out[:, rows, some])
     return joined
 
 

@@ -22,7 +22,7 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     """The columns of linear(x)."""
     if is_in_pieces(x):
         return in_cache.columns(linear, x)
-    whole: Tensor = linear(x)
+    whole = in_cache.product(linear, x)
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
 
 
@@ -54,7 +54,8 @@ def gated_sum(x: Tensor, gate: Tensor | None, linear: nn.Module, y: Tensor) -> T
     """x + gate * linear(y); x (b, l, h), gate (b, 1, h) or none."""
     if is_in_pieces(x):
         return in_cache.gated_sum(x, gate, in_cache.columns(linear, y))
-    return x + (linear(y) if gate is None else gate * linear(y))
+    product = in_cache.product(linear, y)
+    return x + (product if gate is None else gate * product)
 
 
 def within_float16(x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 # Pictures of more pixels than this are decoded so; 1024 x 1024 takes 2.6 GB when it is not.
 PLAIN_PIXELS = 1024 * 1024
-# of an output tensor, at a time
-_NUMBERS_AT_ONCE = 2**25
+# convolved at a time, and summed: that in the cache, in float32 without losing digits
+_NUMBERS_AT_ONCE, _SUMMED_AT_ONCE = 2**24, 2**20
 
 
 def decoded(decoder: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - a Decoder, which imports this
@@ -26,7 +26,7 @@ def decoded(decoder: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - a Decoder, whi
 
 
 def _decoded(decoder: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    x = decoder.mid_block(decoder.conv_in(x.contiguous(memory_format=torch.channels_last)))
+    x = decoder.mid_block(decoder.conv_in(_turned(x)))
     for level in decoder.up_blocks:
         for resnet in level.resnets:
             x = _resnet(resnet, x)
@@ -62,29 +62,22 @@ def _normaliser(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel's group, float32 (c,)."""
-    channels, count = x.shape[1], 0
-    mean = torch.zeros(groups, dtype=torch.float64, device=x.device)
-    squares = torch.zeros_like(mean)
-    for rows in _stripes(x.shape, 1):
-        part = x[0, :, rows].float().reshape(groups, -1)
-        n = part.shape[1]
-        variance, centre = torch.var_mean(part, dim=1, correction=0)
-        shift = centre.double() - mean
-        total = count + n
-        squares += variance.double() * n + shift**2 * (count * n / total)
-        mean += shift * (n / total)
-        count = total
-    each = channels // groups
-    return (
-        mean.float().repeat_interleave(each),
-        (squares / count).float().repeat_interleave(each),
-    )
+    channels = x.shape[1]
+    sums = torch.zeros(2, channels, dtype=torch.float64, device=x.device)
+    for rows in _stripes(x.shape, _SUMMED_AT_ONCE):
+        # channels last: a picture's numbers are the rows of a matrix
+        part = x[0, :, rows].permute(1, 2, 0).reshape(-1, channels).float()
+        sums += torch.stack((part.sum(0), part.square().sum(0)))
+    count = channels // groups * x.shape[2] * x.shape[3]
+    mean, square = sums.view(2, groups, -1).sum(2) / count
+    moments = torch.stack((mean, square - mean**2)).float()
+    return tuple(moments.repeat_interleave(channels // groups, dim=1))
 
 
-def _stripes(shape: torch.Size, scale: int) -> Iterator[slice]:
-    """Ranges of rows, so many that a stripe `scale` times as large is what is held at once."""
+def _stripes(shape: torch.Size, numbers: int) -> Iterator[slice]:
+    """Ranges of rows with so many numbers at most."""
     _, channels, height, width = shape
-    step = max(1, _NUMBERS_AT_ONCE // (channels * width * scale**2))
+    step = max(1, numbers // (channels * width))
     return (slice(start, min(start + step, height)) for start in range(0, height, step))
 
 
@@ -99,11 +92,11 @@ def _convolved(
     out = onto
     if out is None:
         out = _empty(x, conv.out_channels, x.shape[-2], x.shape[-1])
-    margin = conv.padding[0]
+    margin, weight = conv.padding[0], _turned(conv.weight)
     assert isinstance(margin, int)
-    for rows in _stripes(x.shape, 1):
+    for rows in _stripes(x.shape, _NUMBERS_AT_ONCE):
         part = _with_margin(x, rows, margin, prepared)
-        made = F.conv2d(part, conv.weight, conv.bias, padding=(0, margin))
+        made = F.conv2d(part, weight, conv.bias, padding=(0, margin))
         if onto is None:
             out[:, :, rows] = made
         else:
@@ -114,10 +107,11 @@ def _convolved(
 def _upsampled(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Twice the size, each number four times, then the convolution."""
     out = _empty(x, conv.out_channels, 2 * x.shape[-2], 2 * x.shape[-1])
-    for rows in _stripes(x.shape, 2):
+    weight = _turned(conv.weight)
+    for rows in _stripes(x.shape, _NUMBERS_AT_ONCE // 4):
         part = _with_margin(x, rows, 1, _doubled)
         # of the doubled rows beside the stripe the convolution reads one
-        made = F.conv2d(part[:, :, 1:-1], conv.weight, conv.bias, padding=(0, 1))
+        made = F.conv2d(part[:, :, 1:-1], weight, conv.bias, padding=(0, 1))
         out[:, :, 2 * rows.start : 2 * rows.stop] = made
     return out
 
@@ -134,7 +128,13 @@ def _with_margin(
     part = prepared(x[:, :, start:stop])
     scale = part.shape[-2] // (stop - start)
     above, below = margin - (rows.start - start), margin - (stop - rows.stop)
-    return F.pad(part, (0, 0, scale * above, scale * below))
+    is_inside = above == below == 0
+    return _turned(part if is_inside else F.pad(part, (0, 0, scale * above, scale * below)))
+
+
+def _turned(x: Tensor) -> Tensor:
+    """Channels last, which oneDNN convolves without turning it there and back."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _empty(like: Tensor, channels: int, height: int, width: int) -> Tensor:

@@ -97,15 +97,23 @@ class Int8Linear(nn.Module):
     def _multiplied(self, x: Tensor, start: int, stop: int) -> Tensor:
         rows = _shared(x)
         token_scale = rows.scale.to(x.dtype)
-        out = x.new_empty(len(rows.codes), stop - start)
         first = start // _PACKED_AT_ONCE
+        if (start, stop) == self._span(first):
+            whole = self._packs[first].product(rows.codes, x.dtype)
+            return whole.mul_(token_scale).view(*x.shape[:-1], -1)
+        out = x.new_empty(len(rows.codes), stop - start)
         for index in range(first, -(-stop // _PACKED_AT_ONCE)):
-            offset = index * _PACKED_AT_ONCE
+            offset, end = self._span(index)
             product = self._packs[index].product(rows.codes, x.dtype)
-            low, high = max(start, offset), min(stop, offset + _PACKED_AT_ONCE)
+            low, high = max(start, offset), min(stop, end)
             part = product[:, low - offset : high - offset]
             torch.mul(part, token_scale, out=out[:, low - start : high - start])
         return out.view(*x.shape[:-1], stop - start)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """The columns of a pack."""
+        start = index * _PACKED_AT_ONCE
+        return start, min(start + _PACKED_AT_ONCE, self.out_features)
 
     def _expanded(self, x: Tensor, start: int, stop: int) -> Tensor:
         assert self.codes is not None
