@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kleinod.safety.onnx import Network
 from kleinod.safety.verdicts import REFERENCE, RESULT, SEXUAL
@@ -20,6 +20,8 @@ _SIDE = 224
 _MEAN_BGR = np.array([104, 117, 123], np.float32)
 # the classes of the second: drawing, hentai, neutral, porn, sexy
 _HENTAI, _PORN, _SEXY = 1, 3, 4
+# of the side, on each; see `Drawings`
+_FRAME = 0.1
 # "sexy" is a clothed pose: it counts for less
 _SEXY_WEIGHT = 0.5
 
@@ -48,10 +50,14 @@ class Photographs:
 
 
 class Drawings:
-    """nsfwjs' MobileNet: pornographic photographs and drawings, and poses."""
+    """nsfwjs' MobileNet: pornographic photographs and drawings, and poses.
+
+    A picture under 224 pixels is enlarged, and blurred areas of skin colour are what the network
+    takes for more than they are: there the mean counts of the picture and of itself in a frame.
+    """
 
     name = "drawings"
-    version = "nsfwjs-4.3.0-mobilenet-v2-mid"
+    version = "2+nsfwjs-4.3.0-mobilenet-v2-mid"
     moments = (REFERENCE, RESULT)
 
     def __init__(self) -> None:
@@ -61,6 +67,8 @@ class Drawings:
         """Probability of what is pornographic, with half of what is merely posed."""
         assert isinstance(subject, Image.Image)
         classes = self.classes(subject)
+        if min(subject.size) < _SIDE:
+            classes = np.mean([classes, self.classes(_framed(subject))], axis=0, dtype=np.float32)
         unsafe = classes[_HENTAI] + classes[_PORN] + _SEXY_WEIGHT * classes[_SEXY]
         return {SEXUAL: min(float(unsafe), 1.0)}
 
@@ -69,3 +77,11 @@ class Drawings:
         small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
         pixels = np.asarray(small, np.float32).transpose(2, 0, 1) / 255
         return self._network.run({"input": np.ascontiguousarray(pixels)[None]})[0]
+
+
+def _framed(image: Image.Image) -> Image.Image:
+    """With a border in the colour of the first corner."""
+    image = image.convert("RGB")
+    border = round(image.width * _FRAME), round(image.height * _FRAME)
+    red, green, blue = image.crop((0, 0, 1, 1)).tobytes()
+    return ImageOps.expand(image, border, fill=(red, green, blue))

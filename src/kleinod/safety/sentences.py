@@ -4,6 +4,7 @@ MiniLM (all-MiniLM-L6-v2, int8) gives 384 numbers; the head is one linear layer,
 recipes/safety on phrases that are in no evaluation. English foremost.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from importlib.resources import files
@@ -22,11 +23,14 @@ from kleinod.safety.words import shipped_rules
 
 VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
 HEAD_FILE = Path(__file__).parent / "models" / "head.safetensors"
-HEAD_VERSION = "1"
+HEAD_VERSION = "2"
 # names are knowledge, not meaning: these the head gets wrong, the word rules judge them alone
 _UNKNOWN = (REAL_PERSON, BRANDS)
-# a long prompt is judged piece by piece; the text encoder reads no more than all pieces together
-_PIECE_TOKENS, _MAX_PIECES = 64, 24
+# twice what klein reads of a prompt is judged
+_PIECE_TOKENS, _MAX_TOKENS = 64, 1536
+# one clause among others is lost in their mean, so each is judged as well
+_MIN_CLAUSE_WORDS = 3
+_ENDS = re.compile(r"[.!?;:,]+\s+|\n+")
 
 
 class Embedder:
@@ -43,11 +47,24 @@ class Embedder:
         return self._embedded([one.ids[:_PIECE_TOKENS] for one in encoded])
 
     def of_prompt(self, prompt: str) -> NDArray[np.float32]:
-        """(n, 384): one for each piece of a prompt."""
-        first, *ids, last = self._tokenizer.encode(plain(prompt)).ids
-        step = _PIECE_TOKENS - 2
-        pieces = [ids[at : at + step] for at in range(0, max(len(ids), 1), step)]
-        return self._embedded([[first, *piece, last] for piece in pieces[:_MAX_PIECES]])
+        """(n, 384): one for each clause of a prompt, and for the whole in pieces."""
+        whole = self._pieces([prompt])
+        parts = [part for part in clauses(prompt) if part != prompt]
+        if not parts:
+            return self._embedded(whole)
+        # apart, so that short ones are not padded to the length of the whole
+        return np.concatenate([self._embedded(self._pieces(parts)), self._embedded(whole)])
+
+    def _pieces(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts, cut to pieces; what lies behind the limit no model reads."""
+        pieces, count = [], 0
+        for encoded in self._tokenizer.encode_batch([plain(text) for text in texts]):
+            first, *ids, last = encoded.ids
+            ids = ids[: _MAX_TOKENS - count]
+            count += len(ids)
+            step = _PIECE_TOKENS - 2
+            pieces += [[first, *ids[at : at + step], last] for at in range(0, len(ids), step)]
+        return pieces or [[first, last]]
 
     def _embedded(self, pieces: list[list[int]]) -> NDArray[np.float32]:
         length = max(map(len, pieces))
@@ -90,6 +107,11 @@ def probabilities(
     logits = embeddings @ head["weight"].T + head["bias"]
     result: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
     return result
+
+
+def clauses(prompt: str) -> list[str]:
+    """The parts of a prompt between its signs that say something; `4k` does not."""
+    return [part for part in _ENDS.split(prompt) if len(part.split()) >= _MIN_CLAUSE_WORDS]
 
 
 def _tokenizer() -> Tokenizer:
