@@ -90,7 +90,9 @@ def test_end_of_a_long_prompt_is_judged(shipped: Guard) -> None:
     assert _is_stopped(shipped, prompt + "an extremely violent killing shown in close detail")
 
 
-@pytest.mark.parametrize("tags", [", 4k, soft light, highly detailed, 85mm", ". A dog runs.\nBees."])
+@pytest.mark.parametrize(
+    "tags", [", 4k, soft light, highly detailed, 85mm", ". A dog runs.\nBees."]
+)
 def test_what_stands_around_a_clause_does_not_hide_it(shipped: Guard, tags: str) -> None:
     assert not _is_stopped(shipped, "a fishing boat on a calm lake" + tags)
     assert _is_stopped(shipped, "an extremely violent killing shown in close detail" + tags)
@@ -189,6 +191,22 @@ def test_drawings_are_told_from_photographs() -> None:
     flat = Image.new("RGB", (256, 256), "white")
     flat.paste("red", (40, 40, 120, 200))
     assert Drawings().classes(flat)[drawing] > classes[drawing]
+
+
+@pytest.mark.parametrize(
+    ("side", "first", "others", "score"),
+    [(64, 0.9, 0.3, 0.45), (64, 0.4, 0.9, 0.4), (224, 0.9, 0.3, 0.9), (64, 0.9, 0.9, 0.9)],
+)
+def test_small_picture_in_doubt_is_judged_in_frames(
+    monkeypatch: pytest.MonkeyPatch, side: int, first: float, others: float, score: float
+) -> None:
+    def classes(_: Drawings, image: Image.Image) -> np.ndarray:
+        unsafe = first if image.width == side else others
+        return np.array([0, 0, 1 - unsafe, unsafe, 0], np.float32)
+
+    monkeypatch.setattr(Drawings, "classes", classes)
+    found = Drawings().scores(verdicts.RESULT, Image.new("RGB", (side, side)))
+    assert abs(found[verdicts.SEXUAL] - score) < 1e-6
 
 
 @pytest.mark.slow

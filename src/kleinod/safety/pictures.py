@@ -3,7 +3,7 @@
 Both look at 224 x 224 pixels and are blind to small details. Neither knows gore, people or brands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version as version_of
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,9 @@ _MEAN_BGR = np.array([104, 117, 123], np.float32)
 # the classes of the second: drawing, hentai, neutral, porn, sexy
 _HENTAI, _PORN, _SEXY = 1, 3, 4
 # of the side, on each; see `Drawings`
-_FRAME = 0.1
+_FRAME, _BLACK, _WHITE = 0.1, (0, 0, 0), (255, 255, 255)
+# the strictest threshold: below it nobody is stopped, so a second look changes nothing
+_DOUBT = 0.5
 # "sexy" is a clothed pose: it counts for less
 _SEXY_WEIGHT = 0.5
 
@@ -52,8 +54,9 @@ class Photographs:
 class Drawings:
     """nsfwjs' MobileNet: pornographic photographs and drawings, and poses.
 
-    A picture under 224 pixels is enlarged, and blurred areas of skin colour are what the network
-    takes for more than they are: there the mean counts of the picture and of itself in a frame.
+    A picture under 224 pixels is enlarged, and blurred colours are what the network takes for more
+    than they are. Where it has a doubt there, the mean counts of what it says of the picture and of
+    the same in three frames.
     """
 
     name = "drawings"
@@ -66,11 +69,10 @@ class Drawings:
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
         """Probability of what is pornographic, with half of what is merely posed."""
         assert isinstance(subject, Image.Image)
-        classes = self.classes(subject)
-        if min(subject.size) < _SIDE:
-            classes = np.mean([classes, self.classes(_framed(subject))], axis=0, dtype=np.float32)
-        unsafe = classes[_HENTAI] + classes[_PORN] + _SEXY_WEIGHT * classes[_SEXY]
-        return {SEXUAL: min(float(unsafe), 1.0)}
+        found = [_unsafe(self.classes(subject))]
+        if min(subject.size) < _SIDE and found[0] >= _DOUBT:
+            found += [_unsafe(self.classes(framed)) for framed in _framed(subject)]
+        return {SEXUAL: min(sum(found) / len(found), 1.0)}
 
     def classes(self, image: Image.Image) -> NDArray[np.float32]:
         """Probabilities of drawing, hentai, neutral, porn, sexy."""
@@ -79,9 +81,14 @@ class Drawings:
         return self._network.run({"input": np.ascontiguousarray(pixels)[None]})[0]
 
 
-def _framed(image: Image.Image) -> Image.Image:
-    """With a border in the colour of the first corner."""
+def _unsafe(classes: NDArray[np.float32]) -> float:
+    return float(classes[_HENTAI] + classes[_PORN] + _SEXY_WEIGHT * classes[_SEXY])
+
+
+def _framed(image: Image.Image) -> Iterator[Image.Image]:
+    """In the colour of its first corner, in black, in white."""
     image = image.convert("RGB")
     border = round(image.width * _FRAME), round(image.height * _FRAME)
     red, green, blue = image.crop((0, 0, 1, 1)).tobytes()
-    return ImageOps.expand(image, border, fill=(red, green, blue))
+    for colour in ((red, green, blue), _BLACK, _WHITE):
+        yield ImageOps.expand(image, border, fill=colour)
