@@ -13,9 +13,12 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner
 
 from kleinod.cli import app
-from kleinod.errors import InputError
+from kleinod.errors import InputError, ModeratedError
+from kleinod.painter import Painter
 from kleinod.provenance import audit, audit_reading
 from kleinod.provenance.audit import AuditLog, Event
+from kleinod.safety.pictures import Drawings
+from kleinod.safety.verdicts import SEXUAL
 
 
 @pytest.fixture
@@ -237,6 +240,45 @@ def test_generate_writes_the_log_where_it_is_configured(
     assert [fact["watermark"] for fact in facts] == [image["watermark"] for image in images]
     assert _run("audit", "verify", path, "--json")[0] == 0
     assert json.loads(_run("audit", "summary", "--json")[1])["events"] == {"generated": 2}
+
+
+def test_what_a_filter_stops_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, log = save_tiny_model(tmp_path / "tiny"), AuditLog(tmp_path / "audit.jsonl")
+    monkeypatch.setenv("KLEINOD_AUDIT_LOG", str(log.path))
+    options = ("--model", model, "--seed", 7, "-o", tmp_path / "a.png")
+    assert _run("generate", "a nude woman", *options)[0] == 3
+    assert _run("generate", "a nude woman", *options, "--private")[0] == 3
+    scores = iter([0.1, 0.95])  # of two results
+    monkeypatch.setattr(Drawings, "scores", lambda *_: {SEXUAL: next(scores)})
+    assert _run("generate", "a fox", *options, "-n", 2)[0] == 3
+    with pytest.raises(ModeratedError):
+        Painter.load(model).generate("a nude woman")
+    entries = [json.loads(line) for line in _lines(log)]
+    events = [(entry["event"], entry["facts"].get("moment")) for entry in entries]
+    stopped = ("moderated", "prompt")
+    assert events == [stopped, stopped, ("generated", None), ("moderated", "result"), stopped]
+    assert entries[0]["prompt_hmac"] == log.hashed("a nude woman") == entries[4]["prompt_hmac"]
+    assert "prompt_hmac" not in entries[1] and entries[3]["prompt_hmac"] == log.hashed("a fox")
+    assert entries[0]["categories"] == ["sexual"] and "words 1" in entries[0]["facts"]["filters"]
+    assert _problems(log) == ""
+
+
+def test_repeat_tells_the_log_of_its_picture_and_of_what_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, log = save_tiny_model(tmp_path / "tiny"), AuditLog(tmp_path / "audit.jsonl")
+    options = ("--model", model, "-o", tmp_path / "a.png", "--safety", "off")
+    again = ("repeat", tmp_path / "a.png", "--model", model, "-o", tmp_path / "b.png")
+    assert _run("generate", "a fox", *options)[0] == 0
+    monkeypatch.setenv("KLEINOD_AUDIT_LOG", str(log.path))
+    assert _run(*again)[0] == 0
+    monkeypatch.setenv("KLEINOD_AUDIT_LOG", "off")
+    assert _run("generate", "a nude woman", *options)[0] == 0
+    monkeypatch.setenv("KLEINOD_AUDIT_LOG", str(log.path))
+    assert _run(*again)[0] == 3
+    entries = [json.loads(line) for line in _lines(log)]
+    assert [entry["event"] for entry in entries] == ["generated", "moderated"]
+    assert entries[0]["facts"]["file_sha256"] == audit.line_hash((tmp_path / "b.png").read_bytes())
 
 
 def test_log_that_cannot_be_written_stops_before_the_painting(

@@ -67,18 +67,21 @@ class Painter:
         request = Request(prompt, **fields)
         settled = self.pipeline.settled(request)
         screening = Screening(self.guard, tolerance=self.safety_tolerance)
-        screening.check_request(settled)
+        words = None if self.choices.is_private else "\n".join(settled.prompt)
+        with audit.telling_stops(words):
+            screening.check_request(settled)
         signing = generation.signing(self.choices, self._references(request, settled))
         drafts = generation.drafts(self.pipeline, settled, self.files, self.choices)
         for step in self.pipeline.steps(settled):
             latents = step.latents
         pictures = zip(self.pipeline.decode(latents), drafts, strict=True)
-        finished = [
-            generation.finished(
-                image, draft, format_name=format_name, signing=signing, screening=screening
-            )
-            for image, draft in pictures
-        ]
+        finished = []
+        for image, draft in pictures:
+            with audit.telling_stops(draft["request"].get("prompt")):
+                made = generation.finished(
+                    image, draft, format_name=format_name, signing=signing, screening=screening
+                )
+            finished.append(made)
         for made in finished:
             audit.append(audit.generated(made.receipt, made.data))
         return finished

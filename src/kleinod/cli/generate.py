@@ -60,10 +60,11 @@ def generate(options: GenerateOptions) -> None:
     request = _request(options, references)
     request.validate()
     places = _places(options)
+    check_log()
     screening = screening_of(options.safety, options.safety_tolerance)
-    screening.check_request(request)
+    with audit.telling_stops(None if options.private else options.prompt):
+        screening.check_request(request)
     signing = _signing(options, references)
-    _check_log()
     with progress_bars(quiet=options.quiet or options.json) as report:
         painting = _painted(options, request, report)
     finishing = time.perf_counter()
@@ -111,7 +112,7 @@ def _places(options: GenerateOptions) -> _Places:
     return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))
 
 
-def _check_log() -> None:
+def check_log() -> None:
     """Raise InputError where an audit log is wanted and cannot be written."""
     log = audit.configured()
     if log is not None:
@@ -191,6 +192,7 @@ def _written(
                 picture, draft, format_name=format_name, signing=signing, screening=screening
             )
         except ModeratedError as error:
+            audit.append(audit.moderated(error, prompt=draft["request"].get("prompt")))
             written.stopped.append(error)
             continue
         # the log first: no picture may lie somewhere that is not in it

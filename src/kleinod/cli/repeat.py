@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kleinod.cli import output
-from kleinod.cli.generate import screening_of
+from kleinod.cli.generate import check_log, screening_of
 from kleinod.cli.options import taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
 from kleinod.errors import InputError
+from kleinod.provenance import audit
 from kleinod.provenance.receipt import Choices
 from kleinod.request import Components, Request
 
@@ -75,14 +76,19 @@ def repeat(options: RepeatOptions) -> None:
     found, old = _read(options)
     request = _request(options, old, load_references(options.reference or []))
     request.validate()
+    check_log()
     screening = screening_of(options.safety, options.safety_tolerance)
-    screening.check_request(request)
-    with progress_bars(quiet=options.quiet or options.json) as report:
+    with (
+        audit.telling_stops(old["request"].get("prompt")),
+        progress_bars(quiet=options.quiet or options.json) as report,
+    ):
+        screening.check_request(request)
         repeated, new = _repeated(options, request, old, report=report, screening=screening)
     from kleinod.provenance import container, repetition
 
     if place is not None:
         data = container.encoded(repeated, "PNG", new)
+        audit.append(audit.generated(new, data))
         output.write(place.path(0, index=0, count=1), data)
     as_saved = container.compressed(repeated, found.format_name, old["watermark"]["method"])
     _print(options, repetition.outcome(old, new, file_image=found.image, repeated=as_saved))

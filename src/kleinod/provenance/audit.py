@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from kleinod.catalog import config_folder
-from kleinod.errors import InputError
+from kleinod.errors import InputError, ModeratedError
 
 SCHEMA = "kleinod-audit/1"
 FIRST = "0" * 64
@@ -199,6 +199,16 @@ def generated(receipt: Mapping[str, Any], data: bytes, *, key: str = "") -> Even
         "file_sha256": line_hash(data),
     }
     return Event("generated", key=key, prompt=request.get("prompt"), facts=facts)
+
+
+@contextmanager
+def telling_stops(prompt: str | None) -> Iterator[None]:
+    """Tell the configured log what a filter stops in here, before it goes on. Raises InputError."""
+    try:
+        yield
+    except ModeratedError as error:
+        append(moderated(error, prompt=prompt))
+        raise
 
 
 class Stopped(Protocol):
