@@ -1,5 +1,6 @@
 """`kleinod serve` as a command: what it says, what it logs, how it starts and stops."""
 
+import base64
 import json
 import os
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from http_server import SMALL, Server
+from http_server import SMALL, Server, serving
+from typer.testing import CliRunner
 
+from kleinod.cli.app import app
 from kleinod.server.logs import SECURITY_POLICY
 
 
@@ -148,6 +151,21 @@ def test_answers_while_it_loads_and_finishes_when_it_is_stopped(tmp_path: Path) 
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.slow
+def test_served_in_int8_and_the_picture_says_so(tmp_path: Path) -> None:
+    wish = {"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7}
+    with (
+        serving(tmp_path, "--quantize", "int8", residency="all") as server,
+        server.client() as client,
+    ):
+        answer = client.post("/v1/images/generations", json=wish)
+    assert answer.status_code == 200, answer.text
+    file = tmp_path / "fox.png"
+    file.write_bytes(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+    told = CliRunner().invoke(app, ["verify", str(file), "--json"])
+    assert '"quantize": "int8"' in told.stdout, told.stdout
 
 
 def _states(client: httpx2.Client) -> list[str]:

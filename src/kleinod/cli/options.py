@@ -15,6 +15,22 @@ Device = Annotated[
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
 ]
+_RESIDENCY = typer.Option(help="In memory: all components, one at a time, or one block at a time.")
+Residency = Annotated[Literal["auto", "all", "sequential", "stream"], _RESIDENCY]
+ServedResidency = Annotated[Literal["auto", "all", "sequential", "stream"] | None, _RESIDENCY]
+Quantize = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option(
+        help="Compute in int8 (faster on the CPU) or fp8 (on NVIDIA cards from Ada on): not"
+        " quite the same picture."
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the blocks first. Default: on CUDA cards."
+    ),
+]
 
 
 def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
@@ -76,23 +92,9 @@ class GenerateOptions:
     ] = None
     device: Device = None
     dtype: Dtype = None
-    residency: Annotated[
-        Literal["auto", "all", "sequential", "stream"],
-        typer.Option(help="In memory: all components, one at a time, or one block at a time."),
-    ] = "auto"
-    quantize: Annotated[
-        Literal["int8", "fp8"] | None,
-        typer.Option(
-            help="Compute in int8 (faster on the CPU) or fp8 (on NVIDIA cards from Ada on): not"
-            " quite the same picture."
-        ),
-    ] = None
-    compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile", help="Compile the blocks first. Default: on CUDA cards."
-        ),
-    ] = None
+    residency: Residency = "auto"
+    quantize: Quantize = None
+    compile: Compile = None
     watermark: Annotated[
         Literal["robust", "reference", "none"],
         typer.Option(help="Invisible mark in the pixels: ours, or the reference code's."),

@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from kleinod.cli.options import Device, Dtype, taking
+from kleinod.cli.options import (
+    Compile,
+    Device,
+    Dtype,
+    Quantize,
+    ServedResidency,
+    taking,
+)
 from kleinod.errors import InputError
 
 EXTRA = "kleinod[serve]"
@@ -32,6 +39,9 @@ class ServeOptions:
     )
     device: Device = None
     dtype: Dtype = None
+    residency: ServedResidency = None
+    quantize: Quantize = None
+    compile: Compile = None
     log_format: Annotated[
         Literal["text", "json"] | None, typer.Option(help="Log lines for people or programs.")
     ] = None

@@ -98,7 +98,12 @@ class Painter:
     def load(cls, model: str, settings: Settings, provenance: Provenance) -> "Painter":
         """Load a model and start its engine. Raises InputError."""
         pipeline = assembly.load(
-            model, device=settings.device, dtype=settings.dtype, residency=settings.residency
+            model,
+            device=settings.device,
+            dtype=settings.dtype,
+            residency=settings.residency,
+            quantize=settings.quantize,
+            compile=settings.compile,
         )
         files = generation.model_files(model, Components(), provenance.choices)
         options = EngineOptions(

@@ -45,8 +45,14 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Number format; the model's"
     )
-    residency: Literal["auto", "all", "sequential"] = Field(
-        "auto", description="Components in memory: all, or one at a time"
+    residency: Literal["auto", "all", "sequential", "stream"] = Field(
+        "auto", description="In memory: all components, one at a time, or one block at a time"
+    )
+    quantize: Literal["int8", "fp8"] | None = Field(
+        None, description="Compute in int8 or fp8: faster, not quite the same picture"
+    )
+    compile: bool | None = Field(
+        None, description="Compile the blocks first; true on CUDA cards, else false"
     )
 
     host: str = Field("127.0.0.1", description="Address to listen at")
