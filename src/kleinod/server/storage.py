@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -12,11 +13,15 @@ from kleinod.errors import InputError
 
 
 class Storage:
-    """Bytes under names such as `results/JOB/0.png`. Raises InputError for a URL of no kind."""
+    """Bytes under names such as `results/JOB/0.png`. Raises InputError for a URL of no kind.
+
+    A store that cannot be reached is an OSError, whatever its package raises.
+    """
 
     def __init__(self, url: str) -> None:
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
+            # other servers write there, too: what a listing said once is not true for ever
+            self._files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise InputError(f"storage_url: {url}: {error}") from error
         self._folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
@@ -39,23 +44,33 @@ class Storage:
             _write_file(self._folder / name, data)
         else:
             # object stores show an object only once it is whole
-            self._files.pipe_file(self._path(name), data)
+            with _told_as_os_error():
+                self._files.pipe_file(self._path(name), data)
 
     def read(self, name: str) -> bytes | None:
         """What was written; None if nothing is there."""
-        try:
+        with contextlib.suppress(FileNotFoundError), _told_as_os_error():
             data: bytes = self._files.cat_file(self._path(name))
-        except FileNotFoundError:
-            return None
-        return data
+            return data
+        return None
 
     def remove(self, name: str) -> None:
         """Remove a file, or all below a folder's name; nothing there is no error."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _told_as_os_error():
             self._files.rm(self._path(name), recursive=True)
 
     def _path(self, name: str) -> str:
         return f"{str(self._root).rstrip('/')}/{name}"
+
+
+@contextlib.contextmanager
+def _told_as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # each store's package has its own
+        raise OSError(f"storage: {error}") from error
 
 
 def _write_file(path: Path, data: bytes) -> None:
