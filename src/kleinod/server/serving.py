@@ -90,6 +90,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, finish, leave."""
         self._context.is_stopping = True
+        seconds = self._context.settings.finish_seconds
+        words = (
+            f"stopping: what runs may take {seconds:g} s more, the rest waits for the next start"
+        )
+        print(words, file=sys.stderr, flush=True)
         await super().shutdown(sockets)
 
 

@@ -155,7 +155,8 @@ async function failed(message) {
   at("error").textContent = message;
   if (shown) await show(shown);
   else if (at("picture").classList.contains("preview")) at("picture").hidden = !(at("empty").hidden = false);
-  say(message ? "" : "Cancelled.");
+  if (!message) say("Cancelled.");
+  else if (!shown) say("");
 }
 
 function progress({ step, steps, preview }) {
