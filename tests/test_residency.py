@@ -83,6 +83,16 @@ def test_auto_decides_by_size() -> None:
     assert chosen_policy("all", AUTO_LIMIT_BYTES) == "all"
 
 
+@pytest.mark.parametrize(("free", "policy"), [(0, "sequential"), (2**40, "all")])
+def test_auto_keeps_on_the_cpu_what_fits_into_the_free_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, policy: str
+) -> None:
+    monkeypatch.setattr("kleinod.residency.AUTO_LIMIT_BYTES", 0)
+    monkeypatch.setattr("kleinod.assembly.available_bytes", lambda: free)
+    assert _loaded(folder, "auto").residents.policy == policy
+    assert _loaded(folder, "sequential").residents.policy == "sequential"
+
+
 def test_a_failed_load_holds_nothing() -> None:
     def failing() -> nn.Module:
         raise KeyboardInterrupt

@@ -70,8 +70,9 @@ def load(
     paths = model_paths(path, components or Components())
     quantization = _quantization(quantize, place)
     policy = _policy(residency, paths)
-    if quantization == "int8" and residency == "auto" and _fits_int8(paths):
-        # to quantise takes longer than to paint: not for every picture
+    is_dear = place.type == "cpu" or quantization == "int8"
+    if residency == "auto" and is_dear and _fits(paths, number, quantization):
+        # to map anew takes a tenth of a call, to quantise takes longer than to paint
         policy = "all"
     if quantization == "int8" and policy == "stream" and place.type != "cpu":
         raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
@@ -226,13 +227,15 @@ def _policy(policy: str, paths: ModelPaths) -> str:
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
 
 
-def _fits_int8(paths: ModelPaths) -> bool:
-    """Whether transformer and text encoder fit into the free memory, a byte for each number."""
+def _fits(paths: ModelPaths, dtype: torch.dtype, quantization: str | None) -> bool:
+    """Whether transformer and text encoder, which are nearly all, fit into the free memory."""
     parts = [
         file for path in (paths.transformer, paths.text_encoder) for file in weight_files(path)
     ]
     entries = [entry for file in parts for entry in read_header(file).tensors.values()]
-    return 1.5 * sum(entry.num_elements for entry in entries) < available_bytes()
+    # mapped pages count as free until they are used, and the system may take them back
+    bytes_each = 1.5 if quantization == "int8" else dtype.itemsize
+    return bytes_each * sum(entry.num_elements for entry in entries) < available_bytes()
 
 
 def _device(device: str | torch.device | None) -> torch.device:
