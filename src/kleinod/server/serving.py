@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -85,7 +86,12 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
-        self._context = context
+        self._context, self._is_asked = context, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal asks it to stop; a model that cannot be loaded ends it without."""
+        self._is_asked = True
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, finish, leave."""
@@ -94,7 +100,8 @@ class _Server(uvicorn.Server):
         words = (
             f"stopping: what runs may take {seconds:g} s more, the rest waits for the next start"
         )
-        print(words, file=sys.stderr, flush=True)
+        if self._is_asked:
+            print(words, file=sys.stderr, flush=True)
         await super().shutdown(sockets)
 
 
