@@ -163,7 +163,7 @@ def test_a_failed_writing_leaves_nothing(
 def test_too_little_memory_or_disk_is_one_line(
     random_tiny: RandomModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 10**9)
+    monkeypatch.setattr(random_model, "available_bytes", lambda: 10**9)
     with pytest.raises(InputError, match=r"memory: 1.0 GB are free, .* tiny's size need 1.0"):
         _made(random_tiny, tmp_path / "kept")
     monkeypatch.undo()

@@ -1,11 +1,11 @@
-"""Memory of this process and of the machine. None where the system does not tell."""
+"""Memory of this process. None where the system does not tell."""
 
 import sys
 import threading
 import time
 from pathlib import Path
 
-_STATUS, _MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 
 
 def peak_bytes() -> int | None:
@@ -25,11 +25,6 @@ def peak_bytes() -> int | None:
 def private_bytes() -> int | None:
     """What is resident now and belongs to no file."""
     return _kilobytes(_STATUS, "RssAnon")
-
-
-def available_bytes() -> int | None:
-    """What a new process may take without swapping."""
-    return _kilobytes(_MACHINE, "MemAvailable")
 
 
 def _kilobytes(file: Path, name: str) -> int | None:

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kleinod.bench import memory
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig, read_json
 from kleinod.errors import InputError
+from kleinod.memory import available_bytes
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
@@ -121,8 +121,8 @@ def random_model(
 
 def _check_memory(needed: int, name: str) -> None:
     needed += PROCESS_BYTES
-    available = memory.available_bytes()
-    if available is not None and available < needed:
+    available = available_bytes()
+    if 0 < available < needed:
         raise InputError(
             f"memory: {available / 1e9:.1f} GB are free, random weights of {name}'s size need "
             f"{needed / 1e9:.1f}; close other programs or take a smaller model"
