@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import kleinod
-from kleinod.bench import memory, random_model
+from kleinod.bench import random_model
 from kleinod.bench.chart import COLOURS, PAPER, drawn
 from kleinod.bench.comparison import Comparison, Engine, summarised
 from kleinod.bench.likeness import mean_squared_error, psnr, ssim
