@@ -118,9 +118,9 @@ def pools(scenes: Composer) -> tuple[list[Pool], tuple[float, ...]]:
         return Pool(drawing(scenes, make, size), pictures, capacity=capacity, size=size)
 
     parts = [
-        (0.48, pool(plain, 1, 6144, NATIVE)),
-        (0.27, pool(editor.one, 2, 3072, NATIVE)),
-        (0.13, pool(editor.two, 3, 1536, NATIVE)),
+        (0.46, pool(plain, 1, 6144, NATIVE)),
+        (0.26, pool(editor.one, 2, 3072, NATIVE)),
+        (0.16, pool(editor.two, 3, 1536, NATIVE)),
         *((0.01, pool(plain, 1, 384, size)) for size in SIZES),
         *((0.01, pool(alone, 1, 384, size)) for size in SMALL_SIZES),
         *((0.01, pool(editor.one, 2, 256, size)) for size in SIZES_WITH_REFERENCE),
@@ -171,6 +171,21 @@ def averaged_flow(name: str) -> Flow:
     return flow.eval().requires_grad_(False)
 
 
+def first_student() -> Flow:
+    """What distillation starts from: the flow, plus what an earlier distillation had changed.
+
+    When a flow was trained on after it was distilled, keep that flow and its student as
+    previous-flow.safetensors and previous-distilled.safetensors: their difference is added.
+    """
+    student = averaged_flow("flow.safetensors")
+    names = [f"previous-{name}.safetensors" for name in ("flow", "distilled")]
+    if all((RUN / name).is_file() for name in names):
+        before, after = (averaged_flow(name).state_dict() for name in names)
+        state = student.state_dict()
+        student.load_state_dict({n: state[n] + after[n] - before[n] for n in state})
+    return student
+
+
 def autoencoder(steps: int | None) -> None:
     """Encoder and decoder together."""
     recipe = AutoencoderRecipe(steps=steps or AutoencoderRecipe.steps)
@@ -217,7 +232,7 @@ def distil(steps: int | None) -> None:
     examples, shares = pools(scenes)
     steps = steps or DistillationRecipe.steps
     recipe = DistillationRecipe(steps=steps, shares=shares, compiled_size=NATIVE)
-    teacher, student = averaged_flow("flow.safetensors"), averaged_flow("flow.safetensors")
+    teacher, student = averaged_flow("flow.safetensors"), first_student()
     made = tools(scenes)
     paths = [Paths(pool, recipe, min(3072, pool.capacity)) for pool in examples]
     loop = distillation_loop(teacher, student, recipe, paths=paths, tools=made, folder=RUN)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.models import scratch
+
 # of bfloat16 and its float32 copy, 1.5 MB: the second-level caches of two cores hold it
 _NUMBERS_AT_ONCE = 2**18
 # wide enough for a matrix product, and all its rows still in the cache
@@ -55,8 +57,7 @@ def product(linear: nn.Module, x: Tensor) -> Tensor:
 
     For a part of a longer stream torch would multiply batch by batch and copy the weight to do so.
     """
-    flat: Tensor = linear(x.reshape(-1, x.shape[-1]))
-    return flat.view(*x.shape[:-1], -1)
+    return scratch.product(linear, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def _rows(x: Tensor) -> Iterator[slice]:
@@ -77,7 +78,7 @@ def _tiles(column: Columns, out: Tensor) -> Iterator[tuple[slice, slice]]:
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm, times 1 + scale, plus shift."""
-    out, scale = torch.empty_like(x), 1 + scale
+    out, scale = scratch.empty(x.shape, x.dtype), 1 + scale
     for rows in _rows(x):
         part = F.layer_norm(x[:, rows], x.shape[-1:], eps=eps)
         torch.add(part.mul_(scale), shift, out=out[:, rows])
@@ -87,7 +88,7 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """In float32, rounded to scale's dtype, times scale."""
     flat = x.reshape(1, -1, x.shape[-1])
-    out = torch.empty(flat.shape, dtype=scale.dtype)
+    out = scratch.empty(flat.shape, scale.dtype)
     for rows in _rows(flat):
         torch.mul(_normalised(flat[:, rows], eps).to(scale.dtype), scale, out=out[:, rows])
     return out.view(x.shape)
@@ -101,7 +102,7 @@ def _normalised(x: Tensor, eps: float) -> Tensor:
 
 def turned(x: Tensor, scale: Tensor, eps: float, turns: Tensor) -> Tensor:
     """rms_norm, then adjacent pairs times the complex turns (l, d/2), over x (b, l, n, d)."""
-    out = torch.empty(x.shape, dtype=scale.dtype)
+    out = scratch.empty(x.shape, scale.dtype)
     for rows in _rows(x):
         part = _normalised(x[:, rows], eps).to(scale.dtype).mul_(scale).float()
         pairs = torch.view_as_complex(part.unflatten(-1, (-1, 2)))
@@ -112,7 +113,7 @@ def turned(x: Tensor, scale: Tensor, eps: float, turns: Tensor) -> Tensor:
 def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Tensor:
     """SiLU(gate) * value of dim columns, behind those of another tensor."""
     width = 0 if beside is None else beside.shape[-1]
-    joined = gate.of.new_empty(*gate.of.shape[:-1], width + dim)
+    joined = scratch.empty((*gate.of.shape[:-1], width + dim), gate.of.dtype)
     if beside is not None:
         joined[..., :width] = beside
     out = joined[..., width:]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TextEncoderConfig
-from kleinod.models import ops
+from kleinod.models import ops, scratch
 
 
 class RMSNorm(nn.Module):
@@ -115,10 +115,12 @@ class TextEncoder(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         mask = causal & attention_mask.bool()[:, None, None, :]
         read = []
-        for index, layer in enumerate(self.model.layers, start=1):
-            x = layer(x, cos, sin, mask)
-            if index in self.layers_read:
-                read.append(x)
+        with scratch.kept(ops.is_in_pieces(x)):
+            for index, layer in enumerate(self.model.layers, start=1):
+                scratch.again()
+                x = layer(x, cos, sin, mask)
+                if index in self.layers_read:
+                    read.append(x)
         return torch.cat(read, dim=-1)
 
     def _rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:

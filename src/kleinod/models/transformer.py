@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import TransformerConfig
-from kleinod.models import in_cache, ops
+from kleinod.models import in_cache, ops, scratch
 from kleinod.models.attention import attention
 from kleinod.models.ops import Columns
 
@@ -258,10 +258,13 @@ class Transformer(nn.Module):
         img, txt = self.img_in(latent_tokens), self.txt_in(text_tokens)
         img_mod = self.double_stream_modulation_img(vector)
         txt_mod = self.double_stream_modulation_txt(vector)
-        for block in self.double_blocks:
-            img, txt = block(img, txt, rotation, img_mod, txt_mod)
-        joined = torch.cat((txt, img), dim=1)
         single_mod = self.single_stream_modulation(vector)
-        for block in self.single_blocks:
-            joined = block(joined, rotation, single_mod)
+        with scratch.kept(ops.is_in_pieces(img)):
+            for block in self.double_blocks:
+                scratch.again()
+                img, txt = block(img, txt, rotation, img_mod, txt_mod)
+            joined = torch.cat((txt, img), dim=1)
+            for block in self.single_blocks:
+                scratch.again()
+                joined = block(joined, rotation, single_mod)
         return self.final_layer(joined[:, txt.shape[1] :], vector)

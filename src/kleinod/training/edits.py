@@ -53,12 +53,17 @@ class Editor:
         """An example of one of JOININGS, held out or not."""
         first, second = self._plain(), self._plain()
         if kind == "style":
-            words = "the first in the style of the second"
-            return (first, second), words, replace(first, style=second.style)
+            style = self._other(list(STYLES), STYLES[first.style])
+            second = replace(second, style=STYLES.index(style))
+            name = self.composer.names[first.things[0].concept]
+            words = self.composer.choice(("first", name)) + " in the style of the second"
+            return (first, second), "the " + words, replace(first, style=second.style)
         second = replace(second, style=first.style)
         if kind == "background":
+            ground = self._other(list(BACKGROUNDS), first.background)
+            second = replace(second, background=ground)
             words = "the first on the background of the second"
-            return (first, second), words, replace(first, background=second.background)
+            return (first, second), words, replace(first, background=ground)
         left, right = PAIRS["to the left of"]
         things = (
             replace(first.things[0], centre=left, side=60.0),
