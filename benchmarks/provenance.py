@@ -1,4 +1,4 @@
-"""What watermark, receipt, signature and audit log add to a finished 1024 x 1024 picture.
+"""What filters, watermark, receipt, signature and audit log add to a 1024 x 1024 picture.
 
     python benchmarks/provenance.py
 
@@ -22,7 +22,13 @@ from test_manifest import RECEIPT
 from kleinod import generation
 from kleinod.provenance import audit, container, manifest
 from kleinod.provenance.receipt import Choices
+from kleinod.safety import Guard, Policy
 
+NAMES = ("PNG", "JPEG", "WEBP", "AVIF")
+THINGS = (
+    *("a red fox in the snow", "an old lighthouse", "two boats on a calm lake", "soft light"),
+    *("a stone bridge", "a market at dawn", "a bowl of green apples", "a wooden chair"),
+)
 DRAFT = RECEIPT | {"watermark": {"method": "robust"}}
 
 
@@ -35,26 +41,31 @@ def main() -> None:
         assert signing is not None
         log = audit.AuditLog(Path(folder) / "audit.jsonl")
         marked, receipt = generation.marked(picture, DRAFT)
-        print("| what | PNG | JPEG | WebP |\n|---|---|---|---|")
-        names = ("PNG", "JPEG", "WEBP")
-        _row("mark, receipt, hashes of the pixels", 3 * [lambda: generation.marked(picture, DRAFT)])
-        _row("bare picture encoded", [lambda n=n: _bare(picture, n) for n in names])
+        print("| what | PNG | JPEG | WebP | AVIF |\n|---|---|---|---|---|")
+        _row("mark, receipt, hashes of the pixels", 4 * [lambda: generation.marked(picture, DRAFT)])
+        _row("bare picture encoded", [lambda n=n: _bare(picture, n) for n in NAMES])
         _row(
             "marked picture with its receipt encoded",
-            [lambda n=n: container.encoded(marked, n, receipt) for n in names],
+            [lambda n=n: container.encoded(marked, n, receipt) for n in NAMES],
         )
-        files = {name: container.encoded(marked, name, receipt) for name in names}
+        files = {name: container.encoded(marked, name, receipt) for name in NAMES}
         _row(
             "signed",
             [
                 lambda n=n: manifest.signed(
                     files[n], n, receipt=receipt, references=(), identity=signing.identity
                 )
-                for n in names
+                for n in NAMES
             ],
         )
         event = audit.generated(receipt, files["PNG"])
-        _row("audit log", 3 * [lambda: audit.append(event, log)])
+        _row("audit log", 4 * [lambda: audit.append(event, log)])
+    guard = Guard.load(Policy(has_own_filters=False))
+    _row("result judged", 4 * [lambda: guard.check_result(picture)])
+    for words in (8, 16, 32, 64, 128, 256):
+        prompt = ", ".join(f"{thing} {index}" for index, thing in enumerate(THINGS * 12))
+        prompt = " ".join(prompt.split()[:words])
+        _row(f"prompt judged, {len(prompt)} letters", 4 * [lambda p=prompt: guard.check_prompt(p)])
 
 
 def _bare(picture: attacks.Image.Image, name: str) -> None:

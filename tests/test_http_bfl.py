@@ -3,13 +3,14 @@
 import io
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 from http_pictures import as_base64, picture
-from http_server import SMALL, Server, finished
+from http_server import SMALL, Server, finished, serving
 from PIL import Image
 
 KLEIN = "/v1/flux-2-klein-4b"
@@ -200,3 +201,22 @@ def test_stopped_prompt_is_request_moderated(server: Server) -> None:
         result = painted(client, prompt="explicit porn", safety_tolerance=0)
     assert (result["status"], result["result"]) == ("Request Moderated", None)
     assert result["details"] == {"Moderation Reasons": ["sexual"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "link"),
+    [
+        ("help@example.org", '<a href="mailto:help@example.org">report a picture</a>'),
+        ("https://example.org/?a&b", '<a href="https://example.org/?a&amp;b">report a picture</a>'),
+    ],
+)
+def test_the_report_address_is_told(tmp_path: Path, address: str, link: str) -> None:
+    (tmp_path / "safety.toml").write_text(f'report_address = "{address}"\n')
+    with serving(tmp_path, home=tmp_path) as server, server.client() as client:
+        result = painted(client, prompt="explicit porn", safety_tolerance=0)
+        told = {"Moderation Reasons": ["sexual"], "Report a mistake to": address}
+        assert result["details"] == told
+        assert link in client.get("/").text
+        contact = client.get("/openapi.json").json()["info"]["contact"]
+        assert contact == {"name": f"Reports to {address}"}

@@ -46,6 +46,16 @@ def test_prompt_is_stopped_before_a_model_is_looked_for(folder: Path) -> None:
     assert "sexual content" in result.stderr and list(folder.iterdir()) == []
 
 
+def test_whoever_is_stopped_is_told_where_to_report_a_mistake(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KLEINOD_HOME", str(folder))
+    (folder / "safety.toml").write_text('report_address = "help@example.org"\n')
+    result = _run("generate", "a nude woman")
+    _assert_moderated(result, "prompt")
+    assert result.stderr.endswith("; report a mistake to help@example.org\n")
+
+
 def test_receipt_holds_filters_and_verdicts(tiny_model: Path, folder: Path) -> None:
     assert _run("generate", "a fox", "--model", tiny_model, "-o", "a.png").exit_code == 0
     safety = _receipt(folder / "a.png")["safety"]

@@ -40,9 +40,14 @@ class ModeratedError(KleinodError):
     """A filter stopped a prompt, a reference or a result (exit status 3).
 
     `moment` is "prompt", "reference" or "result"; `verdicts` are those that stopped it. The message
-    is one line with moment and category; it never repeats what was found.
+    is one line with moment, category and where to report a mistake, if the operator names a
+    place; it never repeats what was found.
     """
 
-    def __init__(self, moment: str, verdicts: Sequence[Any]) -> None:
+    def __init__(
+        self, moment: str, verdicts: Sequence[Any], report_address: str | None = None
+    ) -> None:
         self.moment, self.verdicts = moment, tuple(verdicts)
-        super().__init__(f"the {moment} was stopped: {'; '.join(map(str, self.verdicts))}")
+        found = "; ".join(map(str, self.verdicts))
+        report = f"; report a mistake to {report_address}" if report_address else ""
+        super().__init__(f"the {moment} was stopped: {found}{report}")

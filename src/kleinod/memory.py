@@ -1,6 +1,7 @@
 """How torch asks for memory, how much there is, and what to say when it is not enough."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import torch
 
 from kleinod.errors import MemoryLimitError
+
+_STATUS = Path("/proc/self/status")
 
 
 def use_large_pages() -> None:
@@ -21,9 +24,34 @@ def use_large_pages() -> None:
 
 def available_bytes() -> int:
     """Memory of the machine that is free or only caches files; 0 where the system does not tell."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return _told(Path("/proc/meminfo"), "MemAvailable") or 0
+
+
+def peak_bytes() -> int | None:
+    """The most of this process that was resident, mapped file pages included; None: not told."""
+    peak = _told(_STATUS, "VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    # bytes on macOS, kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def private_bytes() -> int | None:
+    """What of this process is resident now and belongs to no file; None: not told."""
+    return _told(_STATUS, "RssAnon")
+
+
+def _told(file: Path, name: str) -> int | None:
+    """Bytes of a line in a file of Linux's /proc."""
+    if not file.is_file():
+        return None
+    lines = (line.split() for line in file.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == f"{name}:"), None)
 
 
 @contextmanager

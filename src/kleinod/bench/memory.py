@@ -1,37 +1,9 @@
-"""Memory of this process. None where the system does not tell."""
+"""How much memory a process held at most, where the system does not keep count."""
 
-import sys
 import threading
 import time
-from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
-
-
-def peak_bytes() -> int | None:
-    """The most that was resident, mapped file pages included."""
-    peak = _kilobytes(_STATUS, "VmHWM")
-    if peak is not None:
-        return peak
-    try:
-        import resource
-    except ImportError:
-        return None
-    # bytes on macOS, kilobytes elsewhere
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def private_bytes() -> int | None:
-    """What is resident now and belongs to no file."""
-    return _kilobytes(_STATUS, "RssAnon")
-
-
-def _kilobytes(file: Path, name: str) -> int | None:
-    if not file.is_file():
-        return None
-    lines = (line.split() for line in file.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == f"{name}:"), None)
+from kleinod.memory import private_bytes
 
 
 class PrivatePeak:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from kleinod.bench import memory
+from kleinod import memory
+from kleinod.bench.memory import PrivatePeak
 from kleinod.bench.plan import Plan
 from kleinod.errors import InputError
 
@@ -68,7 +69,7 @@ class _Session:
     def __init__(self, name: str) -> None:
         self._name = name
         self._engine: Engine | None = None
-        self._peak = memory.PrivatePeak()
+        self._peak = PrivatePeak()
 
     def load(self, plan: dict[str, Any]) -> dict[str, Any]:
         import torch  # apart from the seconds: every engine needs it

@@ -1,7 +1,6 @@
 """`kleinod generate`: parse, build a request, call the pipeline, write and report."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -217,23 +216,15 @@ def _told(made: "FinishedImage") -> dict[str, Any]:
 
 def _summary(model: str, written: _Written, timings: Mapping[str, float]) -> dict[str, Any]:
     """What --json prints."""
+    from kleinod.memory import peak_bytes  # late: torch
+
     return {
         "images": [file | {"path": str(Path(file["path"]).absolute())} for file in written.files],
         "num_moderated": len(written.stopped),
         "model": model,
         "timings": timings,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_bytes(),
     }
-
-
-def _peak_memory_bytes() -> int | None:
-    """The most memory this process held; None on systems that do not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _print_report(files: list[dict[str, Any]], timings: Mapping[str, float]) -> None:

@@ -6,7 +6,6 @@ Only the engine's thread comes here. Groups take turns, a pass each; a new group
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -20,27 +19,8 @@ from kleinod.painting import Shape
 from kleinod.pipeline import Pipeline, not_finite
 
 Item = TypeVar("Item", Job, Picture)
-_STAGES = ("text", "encode", "denoise", "decode", "preview")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Counters:
-    """EngineStats as it grows."""
-
-    running: int = 0
-    steps_total: int = 0
-    passes_total: int = 0
-    pictures_total: int = 0
-    failures_total: int = 0
-    cancelled_total: int = 0
-    last_batch: int = 0
-    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-
-    def stats(self, queued: int) -> EngineStats:
-        """As it is now."""
-        return EngineStats(queued, **{**vars(self), "stage_seconds": dict(self.stage_seconds)})
 
 
 class Bench:
@@ -50,7 +30,7 @@ class Bench:
         self, pipeline: Pipeline, options: EngineOptions, on_end: Callable[[Job], None]
     ) -> None:
         self.pipeline, self.options, self._on_end = pipeline, options, on_end
-        self.counters = Counters()
+        self.stats = EngineStats()
         self._groups: dict[Shape, list[Picture]] = {}
         self._painted: list[Picture] = []
         self._max_tokens = options.batch_tokens(pipeline.device.type)
@@ -119,9 +99,9 @@ class Bench:
             else:
                 self._fail(picture.job, not_finite(picture.painted.index))
         alive = [picture for picture in alive if not picture.job.is_over]
-        self.counters.last_batch = len(pictures)
-        self.counters.passes_total += 1
-        self.counters.steps_total += len(alive)
+        self.stats.last_batch = len(pictures)
+        self.stats.passes_total += 1
+        self.stats.steps_total += len(alive)
         self._report(alive)
         self._move_painted(shape)
 
@@ -147,14 +127,14 @@ class Bench:
         self._groups = {shape: group for shape, group in kept.items() if group}
         self._painted = [picture for picture in self._painted if picture.job is not job]
         job.release()
-        self.counters.failures_total += isinstance(event, Failed)
-        self.counters.cancelled_total += isinstance(event, Cancelled)
+        self.stats.failures_total += isinstance(event, Failed)
+        self.stats.cancelled_total += isinstance(event, Cancelled)
         self._count()
         job.subscriber.tell(event)
 
     def _finish(self, job: Job) -> None:
         job.timings["total_seconds"] = time.perf_counter() - job.submitted
-        self.counters.pictures_total += job.num_pictures
+        self.stats.pictures_total += job.num_pictures
         self.end(job, Finished(job.generated, job.timings))
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -174,7 +154,7 @@ class Bench:
         start = time.perf_counter()
         failures = stages.together(items, partial(work, self.pipeline), on_split=on_split)
         seconds = time.perf_counter() - start
-        self.counters.stage_seconds[stage] += seconds
+        self.stats.stage_seconds[stage] += seconds
         for job in dict.fromkeys(_job(item) for item in items):
             job.clock(stage, seconds)
         for item, error in failures:
@@ -206,7 +186,7 @@ class Bench:
             return None
         start = time.perf_counter()
         image = self._preview.picture(picture.painted.clean_latents)
-        self.counters.stage_seconds["preview"] += time.perf_counter() - start
+        self.stats.stage_seconds["preview"] += time.perf_counter() - start
         return image
 
     def _fit_preview(self) -> None:
@@ -219,7 +199,7 @@ class Bench:
         except Exception:  # the engine's edge
             self._has_no_preview = True
             _log.exception("no preview for this autoencoder")
-        self.counters.stage_seconds["preview"] += time.perf_counter() - start
+        self.stats.stage_seconds["preview"] += time.perf_counter() - start
 
     def _move_painted(self, shape: Shape) -> None:
         group = self._groups.pop(shape, [])
@@ -238,7 +218,7 @@ class Bench:
         return [picture for group in self._groups.values() for picture in group] + self._painted
 
     def _count(self) -> None:
-        self.counters.running = len(self._pictures())
+        self.stats.running = len(self._pictures())
 
 
 def _job(item: Job | Picture) -> Job:

@@ -67,7 +67,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """What it holds and has done; from any thread."""
         with self._changed:
-            return self._bench.counters.stats(queued=len(self._queue))
+            return self._bench.stats.copy(queued=len(self._queue))
 
     @property
     def is_open(self) -> bool:

@@ -1,8 +1,11 @@
 """What an engine may hold and share, and what it has done so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from kleinod.errors import InputError
+
+STAGES = ("text", "encode", "denoise", "decode", "preview")
 
 # Beyond this a pass gives no more pictures a second, only later ones. The CPU's was measured
 # (docs/log.md), the others' is a guess: three pictures of a megapixel.
@@ -36,13 +39,13 @@ class EngineOptions:
                 raise InputError(f"{name}: {value} is under 1; give at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass
 class EngineStats:
     """What an engine holds, and what it has done since it was made.
 
     queued: requests that wait (some of their pictures may be under way); running: pictures under
     way; steps_total: steps of pictures; passes_total: passes that made them; last_batch: pictures
-    in the last pass; stage_seconds: spent in text, encode, denoise, decode, preview.
+    in the last pass; stage_seconds: spent in each of STAGES.
     """
 
     queued: int = 0
@@ -53,4 +56,8 @@ class EngineStats:
     failures_total: int = 0
     cancelled_total: int = 0
     last_batch: int = 0
-    stage_seconds: dict[str, float] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def copy(self, *, queued: int) -> Self:
+        """As it is now; it does not grow any more."""
+        return replace(self, queued=queued, stage_seconds=dict(self.stage_seconds))

@@ -15,7 +15,8 @@ FILE_NAME = "safety.toml"
 class Policy:
     """Which filters judge. `deny_list` is a file of phrases, `judge` a folder with a whole Qwen3.
 
-    `report_address` is where people may report a picture; it is told to them, not written to.
+    `report_address` is where people may report a picture or a mistake of the filters; it is told
+    to them (whoever is stopped, the server's page, its OpenAPI document), not written to.
     `has_own_filters` says whether filters of other packages (entry points) take part.
     """
 

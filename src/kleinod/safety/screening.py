@@ -35,10 +35,12 @@ class Screening:
             return
         prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
         for prompt in prompts:
-            self.verdicts += _passed(self.guard.check_prompt(prompt, tolerance=self.tolerance))
+            found = self.guard.check_prompt(prompt, tolerance=self.tolerance)
+            self.verdicts += self._passed(self.guard, found)
         for source in request.reference_images:
             image = images.load_image(source)
-            self.verdicts += _passed(self.guard.check_reference(image, tolerance=self.tolerance))
+            found = self.guard.check_reference(image, tolerance=self.tolerance)
+            self.verdicts += self._passed(self.guard, found)
 
     def check_result(self, image: Image.Image) -> dict[str, Any]:
         """Judge a painted picture; what its receipt says of safety.
@@ -47,7 +49,8 @@ class Screening:
         """
         if self.guard is None:
             return {"filters": "off"}
-        found = _passed(self.guard.check_result(image, tolerance=self.tolerance))
+        found = self.guard.check_result(image, tolerance=self.tolerance)
+        found = self._passed(self.guard, found)
         return {
             "tolerance": self.tolerance,
             "filters": [
@@ -57,10 +60,10 @@ class Screening:
             "verdicts": [asdict(verdict) for verdict in (*self.verdicts, *found)],
         }
 
-
-def _passed(found: list[Verdict]) -> list[Verdict]:
-    """The verdicts, if none of them stops the request. Raises ModeratedError."""
-    blocked = [verdict for verdict in found if verdict.is_blocked]
-    if blocked:
-        raise ModeratedError(blocked[0].moment, blocked)
-    return found
+    @staticmethod
+    def _passed(guard: Guard, found: list[Verdict]) -> list[Verdict]:
+        """The verdicts, if none of them stops the request. Raises ModeratedError."""
+        blocked = [verdict for verdict in found if verdict.is_blocked]
+        if blocked:
+            raise ModeratedError(blocked[0].moment, blocked, guard.policy.report_address)
+        return found

@@ -90,6 +90,8 @@ def described(document: dict[str, Any], context: Context) -> dict[str, Any]:
     """The OpenAPI document with what FastAPI does not know: keys, and the settings' limits."""
     components = document["components"]
     components["securitySchemes"] = _SCHEMES
+    if context.service.report_address:
+        document["info"]["contact"] = {"name": f"Reports to {context.service.report_address}"}
     document["security"] = [{}, *({name: []} for name in _SCHEMES)]
     _limit(components["schemas"], context)
     for path in document["paths"].values():

@@ -193,7 +193,7 @@ def task_result(job: Job, context: Context, base: str) -> TaskResult:
         status=STATUSES[job.status],
         result=_outcome(job, context, base) if job.status == JobStatus.READY else None,
         progress=1.0 if job.status == JobStatus.READY else job.progress,
-        details=_details(job),
+        details=_details(job, context.service.report_address),
     )
 
 
@@ -217,9 +217,10 @@ def _outcome(job: Job, context: Context, base: str) -> TaskOutcome | None:
     )
 
 
-def _details(job: Job) -> dict[str, Any] | None:
+def _details(job: Job, report_address: str | None) -> dict[str, Any] | None:
     if job.moderation:
-        return {"Moderation Reasons": list(job.moderation)}
+        report = {"Report a mistake to": report_address} if report_address else {}
+        return {"Moderation Reasons": list(job.moderation), **report}
     if job.status == JobStatus.CANCELLED:
         return {"error": "cancelled"}
     return {"error": job.error} if job.error else None

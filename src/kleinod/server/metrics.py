@@ -1,7 +1,5 @@
 """What Prometheus is told: counters that are kept here, the rest asked for when it scrapes."""
 
-import resource
-import sys
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import (
@@ -17,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kleinod.engine import Engine
+from kleinod.memory import peak_bytes
 from kleinod.server.jobs import Job
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -106,10 +105,5 @@ class _Engines(Collector):
                 stages.add_metric([name, stage], seconds)
         yield from (queued, running, batch, steps, passes, pictures, stages)
         memory = GaugeMetricFamily("kleinod_peak_memory_bytes", "Most memory the process held")
-        memory.add_metric([], _peak_memory_bytes())
+        memory.add_metric([], peak_bytes() or 0)
         yield memory
-
-
-def _peak_memory_bytes() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,6 +1,7 @@
 """kleinod's own routes: a task's events and end, finished pictures, health, metrics, the page."""
 
 import base64
+import html
 from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -43,6 +44,7 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
     403: {"model": Refusal, "description": "The URL is not ours, or its ten minutes are over."},
     422: {"model": Invalid, "description": "The URL is not whole."},
 }
+_FRESH = {"Cache-Control": "no-cache"}
 _PAGE = FilePath(__file__).parent / "page"
 _PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # a picture may stand on another site's page: its URL is the permission
@@ -181,9 +183,21 @@ async def metrics(context: ContextOf) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """The page."""
-    return _static("index.html", "text/html")
+async def page(context: ContextOf) -> Response:
+    """The page, with the operator's address for reports."""
+    address = context.service.report_address
+    report = _report_link(address).encode() if address else b""
+    document = (_PAGE / "index.html").read_bytes().replace(b"<!-- report -->", report)
+    return Response(document, media_type="text/html", headers=_FRESH)
+
+
+def _report_link(address: str) -> str:
+    shown = html.escape(address)
+    if address.startswith(("https://", "http://")):
+        return f'<a href="{shown}">report a picture</a> '
+    if "@" in address:
+        return f'<a href="mailto:{shown}">report a picture</a> '
+    return f"reports: {shown} "
 
 
 @router.get("/page/{name}", include_in_schema=False)
@@ -195,5 +209,4 @@ async def page_file(name: str) -> Response:
 
 
 def _static(name: str, media_type: str) -> Response:
-    headers = {"Cache-Control": "no-cache"}
-    return Response((_PAGE / name).read_bytes(), media_type=media_type, headers=headers)
+    return Response((_PAGE / name).read_bytes(), media_type=media_type, headers=_FRESH)

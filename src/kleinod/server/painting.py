@@ -59,10 +59,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every picture of a server gets: mark, receipt, signature; and who judges it."""
+    """What every picture of a server gets (mark, receipt, signature), and who judges it.
+
+    `report_address` is where people report a picture or a mistake of the filters, if anywhere.
+    """
 
     choices: Choices
     guard: Guard | None
+    report_address: str | None
 
     @classmethod
     def load(cls, settings: Settings) -> "Provenance":
@@ -74,13 +78,14 @@ class Provenance:
             has_full_hashes=settings.full_hashes,
         )
         generation.signing(choices)  # makes the certificates or says why it cannot
-        guard = Guard.where_on(Policy.configured().switched(settings.safety))
+        policy = Policy.configured().switched(settings.safety)
+        guard = Guard.where_on(policy)
         if guard is not None:
             _log.info("filters: %s", ", ".join(one.name for one in guard.filters))
-        return cls(choices, guard)
+        return cls(choices, guard, policy.report_address)
 
 
-class Painter:
+class JobPainter:
     """A model in memory and the engine that owns it."""
 
     def __init__(
@@ -95,7 +100,7 @@ class Painter:
         self._choices, self._guard = provenance.choices, provenance.guard
 
     @classmethod
-    def load(cls, model: str, settings: Settings, provenance: Provenance) -> "Painter":
+    def load(cls, model: str, settings: Settings, provenance: Provenance) -> "JobPainter":
         """Load a model and start its engine. Raises InputError."""
         pipeline = assembly.load(
             model,

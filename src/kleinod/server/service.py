@@ -21,7 +21,7 @@ from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
 from kleinod.server.keys import KeyRecord, Keys
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
-from kleinod.server.painting import Painter, Provenance
+from kleinod.server.painting import JobPainter, Provenance
 from kleinod.server.retention import Retention
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
@@ -60,7 +60,8 @@ class Service:
         self._hub = Hub()
         self._database_threads = Threads("database", 8)
         self._pixel_threads = Threads("pixels", 4)
-        self._painters: dict[str, Painter] = {}
+        self._painters: dict[str, JobPainter] = {}
+        self.report_address: str | None = None
         self._worker: Worker | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._is_stopped = False
@@ -228,8 +229,9 @@ class Service:
 
     def _load(self) -> None:
         provenance = Provenance.load(self.settings)
+        self.report_address = provenance.report_address
         for model in (self.settings.model, *self.settings.more_models):
-            painter = Painter.load(model, self.settings, provenance)
+            painter = JobPainter.load(model, self.settings, provenance)
             name = painter.pipeline.info.name
             if name in self._painters:
                 raise InputError(f"more_models: two are called {name}; name each once")

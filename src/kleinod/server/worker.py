@@ -25,7 +25,7 @@ from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
 from kleinod.server.metrics import Metrics
-from kleinod.server.painting import Made, Painter, Prepared
+from kleinod.server.painting import JobPainter, Made, Prepared
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
 from kleinod.server.threads import Arguments, Result, Threads
@@ -46,7 +46,7 @@ class Parts:
     storage: Storage
     hub: Hub
     metrics: Metrics
-    painters: Mapping[str, Painter]
+    painters: Mapping[str, JobPainter]
     database_threads: Threads
     pixel_threads: Threads
     audit_log: AuditLog | None
@@ -241,7 +241,7 @@ class Worker:
         categories = outcomes.categories(made.stopped)
         return Outcome(JobStatus.READY, moderation=categories, results=results)
 
-    def _prepared(self, painter: Painter, claim: Claim) -> Prepared:
+    def _prepared(self, painter: JobPainter, claim: Claim) -> Prepared:
         names = [f"references/{claim.job.id}/{index}" for index in range(claim.num_references)]
         references = [self._parts.storage.read(name) for name in names]
         found = [data for data in references if data is not None]
@@ -259,7 +259,7 @@ class Worker:
             results.append(StoredImage(path, seed, *file.image.size, format_name))
         return tuple(results)
 
-    def _submitted(self, painter: Painter, prepared: Prepared, active: _Active) -> Ticket:
+    def _submitted(self, painter: JobPainter, prepared: Prepared, active: _Active) -> Ticket:
         loop = asyncio.get_running_loop()
 
         def on_event(event: Event) -> None:

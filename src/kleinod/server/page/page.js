@@ -98,7 +98,9 @@ function ending(result) {
   const details = result.details ?? {};
   if (details.error === "cancelled") return "";
   const reasons = details["Moderation Reasons"];
-  return reasons ? `${result.status}: ${reasons.join(", ")}` : details.error || result.status;
+  if (!reasons) return details.error || result.status;
+  const report = details["Report a mistake to"];
+  return `${result.status}: ${reasons.join(", ")}${report ? `. Report a mistake to ${report}` : ""}`;
 }
 
 function wanted() {
