@@ -190,6 +190,7 @@ def test_log_holds_no_secrets(guarded: Guarded) -> None:
     assert not re.search(r"private prompt|abc123|" + "|".join(guarded.secrets), log)
 
 
+@pytest.mark.slow
 def test_network_without_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"there are no keys; make one"):
         with serving(tmp_path, "--host", "0.0.0.0"):

@@ -244,6 +244,7 @@ def _run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_documents_example_tells_every_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

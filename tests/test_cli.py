@@ -171,6 +171,7 @@ def test_seed_repeats_the_picture(tiny_model: Path) -> None:
     assert first["path"] != second["path"]
 
 
+@pytest.mark.slow
 def test_references_are_read_in_every_mode(tiny_model: Path) -> None:
     for index, mode in enumerate(("RGB", "L", "P", "RGBA", "LA", "1", "I;16")):
         Image.new(mode, (100, 70)).save(f"{index}.png")
@@ -368,6 +369,7 @@ def test_prompt_that_is_no_utf8_is_refused() -> None:
     assert result.stderr.startswith(b"error: prompt: ") and result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, folder: Path) -> None:
     # FORCE_COLOR makes rich draw the bars, which tell that painting has begun
     process = _process(

@@ -373,6 +373,7 @@ print(max(most) - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["diffusers", "bfl-fp8"])
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the private memory")
 def test_little_memory_is_held(target: str, tmp_path: Path) -> None:

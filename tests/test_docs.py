@@ -83,6 +83,7 @@ def test_command_line_page_is_up_to_date() -> None:
     assert page == write_cli["cli_reference"](), "run `make docs`"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_everywhere")
 @pytest.mark.parametrize(
     ("script", "arguments"),

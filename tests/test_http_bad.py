@@ -133,6 +133,7 @@ def corpus() -> list[Bad]:
     return made
 
 
+@pytest.mark.slow
 def test_bad_bodies_and_pictures_are_refused(server: Server) -> None:
     requests = corpus()
     assert len(requests) >= 200

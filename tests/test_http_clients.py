@@ -85,6 +85,7 @@ def test_openai_raises_its_own_errors(client: openai.OpenAI) -> None:
         client.images.edit(image=("a.png", b"no picture"), prompt="yellow")
 
 
+@pytest.mark.slow
 def test_litellm_paints_by_its_openai_route(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, str(CLIENTS / "litellm_paint.py"), server.url, "out.png"]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=120)

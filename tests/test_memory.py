@@ -33,6 +33,7 @@ def _assert_within(seen: dict[str, dict[str, int]], size: int, written: int) -> 
         assert growth["written"] <= written, (state, growth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bfl fp8", "Q4_K"])
 def test_a_quantised_file_is_not_widened(tmp_path: Path, form: str) -> None:
     file = tmp_path / ("klein.safetensors" if form == "bfl fp8" else "klein.gguf")

@@ -45,6 +45,7 @@ def test_other_errors_pass() -> None:
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not _SWITCH.is_file() or "[never]" in _SWITCH.read_text(), reason="no large pages here"
 )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from training_parts import shapes, tiny_flow, tiny_tools
 
@@ -39,6 +40,7 @@ def test_half_of_the_pairs_show_the_concept() -> None:
         assert all(t.concept != 2 for s in (*references, target) for t in s.things)
 
 
+@pytest.mark.slow
 def test_student_answers_the_concept_as_the_anchor(tmp_path: Path) -> None:
     torch.manual_seed(0)
     icons = shapes()

@@ -37,6 +37,7 @@ def _is_one_line(result: "subprocess.CompletedProcess[str]", pattern: str) -> No
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -48,11 +49,13 @@ def test_missing_extra_is_one_line() -> None:
     _is_one_line(result, r"serve: the package fastapi is missing; run `pip install 'kleinod\[serve")
 
 
+@pytest.mark.slow
 def test_missing_model_is_one_line(tmp_path: Path) -> None:
     arguments = ("--port", "0", "--model", "nothing", "--data-folder", str(tmp_path))
     _is_one_line(run(*arguments), "model: nothing is no path and no known model")
 
 
+@pytest.mark.slow
 def test_wrong_setting_is_one_line() -> None:
     _is_one_line(run("--port", "70000"), "settings: port is 70000: ")
 

@@ -65,6 +65,7 @@ def _kleinod(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_makes_lists_and_revokes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLEINOD_HOME", str(tmp_path))
     monkeypatch.setenv("KLEINOD_DATA_FOLDER", str(tmp_path))

@@ -291,6 +291,7 @@ def test_stopped_service_leaves_its_jobs_to_the_next(tmp_path: Path) -> None:
     assert done.status is JobStatus.READY and done.attempts == 2 and done.results[0].seed == 1
 
 
+@pytest.mark.slow
 def test_servers_on_one_postgresql_share_the_queue(database_url: str, tmp_path: Path) -> None:
     async def both() -> list[Job]:
         shared = {"database_url": database_url, "max_batch": 1}
@@ -333,6 +334,7 @@ class Receiver:
         return 204
 
 
+@pytest.mark.slow
 def test_webhook_is_signed_sent_again_and_survives_a_restart(tmp_path: Path) -> None:
     receiver = Receiver(failures=2)
     hook = {"webhook_url": "https://example.com/hook", "webhook_secret": "geheim"}

@@ -158,6 +158,7 @@ def trainer(composer: Composer, tools: Tools, tmp_path: Path) -> Loop:
     return flow_loop(flow, RECIPE, pools=tiny_pools(composer), tools=tools, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_flow_learns_and_saves(trainer: Loop, tmp_path: Path) -> None:
     losses: list[float] = []
     loss_of = trainer.objective.loss
@@ -182,6 +183,7 @@ def test_teachers_sigmas_contain_the_students() -> None:
     assert torch.allclose(teacher[::2], student, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_student_comes_nearer_to_the_teachers_path(
     composer: Composer, tools: Tools, tmp_path: Path
 ) -> None:

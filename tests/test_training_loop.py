@@ -122,7 +122,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_training_loop import started
+from kleinod.training import distributed
 started(Path(sys.argv[1]), sharded=sys.argv[2] == "sharded").run()
+distributed.stop()
 """
 
 

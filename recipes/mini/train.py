@@ -17,7 +17,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.training import checkpoints
+from kleinod.training import checkpoints, distributed
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import DistillationRecipe, Paths, distillation_loop
 from kleinod.training.edits import Editor
@@ -273,6 +273,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     stages[arguments.stage](arguments.steps)
+    distributed.stop()
 
 
 if __name__ == "__main__":
