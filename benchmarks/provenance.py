@@ -62,9 +62,9 @@ def main() -> None:
         _row("audit log", 4 * [lambda: audit.append(event, log)])
     guard = Guard.load(Policy(has_own_filters=False))
     _row("result judged", 4 * [lambda: guard.check_result(picture)])
-    for words in (8, 16, 32, 64, 128, 256):
-        prompt = ", ".join(f"{thing} {index}" for index, thing in enumerate(THINGS * 12))
-        prompt = " ".join(prompt.split()[:words])
+    words = ", ".join(f"{thing} {index}" for index, thing in enumerate(THINGS * 12)).split()
+    for count in (8, 16, 32, 64, 128, 256):
+        prompt = " ".join(words[:count])
         _row(f"prompt judged, {len(prompt)} letters", 4 * [lambda p=prompt: guard.check_prompt(p)])
 
 

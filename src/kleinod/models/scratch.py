@@ -7,8 +7,7 @@ up anew for every block; it grows to what a block needs, and is let go with the 
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager as Context
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from math import prod
 from typing import TypeGuard
 
@@ -29,13 +28,12 @@ class _Memory(threading.local):
 _memory = _Memory()
 
 
-def kept(wanted: bool) -> Context[None]:
-    """A pass whose blocks share their memory, if wanted; every block starts with `again`."""
-    return _kept() if wanted else nullcontext()
-
-
 @contextmanager
-def _kept() -> Iterator[None]:
+def kept(is_on: bool) -> Iterator[None]:
+    """A pass whose blocks share their memory, if it is on; every block starts with `again`."""
+    if not is_on:
+        yield
+        return
     outer = _memory.piece, _memory.wanted
     _memory.piece, _memory.wanted = torch.empty(0, dtype=torch.uint8), 0
     try:

@@ -36,11 +36,11 @@ class Screening:
         prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
         for prompt in prompts:
             found = self.guard.check_prompt(prompt, tolerance=self.tolerance)
-            self.verdicts += self._passed(self.guard, found)
+            self.verdicts += _passed(found, self.guard)
         for source in request.reference_images:
             image = images.load_image(source)
             found = self.guard.check_reference(image, tolerance=self.tolerance)
-            self.verdicts += self._passed(self.guard, found)
+            self.verdicts += _passed(found, self.guard)
 
     def check_result(self, image: Image.Image) -> dict[str, Any]:
         """Judge a painted picture; what its receipt says of safety.
@@ -50,20 +50,20 @@ class Screening:
         if self.guard is None:
             return {"filters": "off"}
         found = self.guard.check_result(image, tolerance=self.tolerance)
-        found = self._passed(self.guard, found)
+        verdicts = (*self.verdicts, *_passed(found, self.guard))
         return {
             "tolerance": self.tolerance,
             "filters": [
                 {"name": one.name, "version": one.version, "moments": list(one.moments)}
                 for one in self.guard.filters
             ],
-            "verdicts": [asdict(verdict) for verdict in (*self.verdicts, *found)],
+            "verdicts": [asdict(verdict) for verdict in verdicts],
         }
 
-    @staticmethod
-    def _passed(guard: Guard, found: list[Verdict]) -> list[Verdict]:
-        """The verdicts, if none of them stops the request. Raises ModeratedError."""
-        blocked = [verdict for verdict in found if verdict.is_blocked]
-        if blocked:
-            raise ModeratedError(blocked[0].moment, blocked, guard.policy.report_address)
-        return found
+
+def _passed(found: list[Verdict], guard: Guard) -> list[Verdict]:
+    """The guard's verdicts, if none of them stops the request. Raises ModeratedError."""
+    blocked = [verdict for verdict in found if verdict.is_blocked]
+    if blocked:
+        raise ModeratedError(blocked[0].moment, blocked, guard.policy.report_address)
+    return found
