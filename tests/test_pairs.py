@@ -267,6 +267,7 @@ def test_a_base_model_with_distilled_settings_is_warned_of(
         assert len(lines) == 1
         assert "base is a base model" in lines[0]
         assert "leave both out (50 steps, guidance 4.0)" in lines[0]
+    assert _warnings(pipeline, caplog, guidance_scale=1.0) == []  # told once
 
 
 @pytest.mark.parametrize("name", ["klein-9b-kv", "flux-2-klein-9b-kv-fp8"])

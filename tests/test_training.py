@@ -25,6 +25,7 @@ from kleinod.training.icons import STYLES, Icons, dropped_by_filter
 from kleinod.training.layouts import BACKGROUNDS, PAIRS
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Tools
+from kleinod.training.sampling import euler
 from kleinod.training.scenes import Composer, Scene, Thing, held_out
 from kleinod.training.wording import counted, with_article
 
@@ -181,6 +182,37 @@ def test_teachers_sigmas_contain_the_students() -> None:
     student, teacher = teacher_sigmas(DistillationRecipe(), 64)
     assert len(student) == 5 and len(teacher) == 9
     assert torch.allclose(teacher[::2], student, atol=1e-6)
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_own_chords_start_where_the_student_came_to(
+    composer: Composer, tools: Tools, pictures: int
+) -> None:
+    teacher, student = tiny_flow(), tiny_flow()
+    for flow in (teacher, student):
+        for parameter in flow.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    pool, empty = tiny_pools(composer)[pictures], tools.tokenizer.encode([""])
+    pool.fill(4, tools)
+    recipe = DistillationRecipe(substeps=1, guidance=1.0)
+    paths = Paths(pool, recipe, 8)
+    paths.refill(2, teacher, empty)
+    paths.refill(2, teacher, empty, student=teacher)
+    paths.refill(2, teacher, empty, student=student)
+    starts, ends = (torch.stack(x).float() for x in list(zip(*paths.rows, strict=True))[:2])
+    assert starts.shape == ends.shape == (6, 4, 64, 128)
+    goes_on = [torch.allclose(s[1:], e[:-1]) for s, e in zip(starts, ends, strict=True)]
+    assert goes_on == [True] * 4 + [False] * 2
+    own = torch.stack([row[0] for row in paths.rows[4:]]).float()
+    words = tuple(torch.stack([row[i] for row in paths.rows[4:]]) for i in (3, 4))
+    references = torch.stack([row[2] for row in paths.rows[4:]]).float()
+    alone = euler(
+        *(student, own[:, 0], paths.student, words),
+        references=references,
+        positions=paths.positions,
+        guidance=1.0,
+    )
+    assert torch.allclose(own[:, 1], alone[0], atol=0.1)  # bfloat16 noise
 
 
 @pytest.mark.slow

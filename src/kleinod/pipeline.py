@@ -93,6 +93,7 @@ class Pipeline:
     quantization: str | None = None
     is_compiled: bool = False
     _cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
+    _warned: set[str] = field(default_factory=set, repr=False)
 
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
         """Pictures for Request's fields. Raises InputError, NumericalError."""
@@ -167,7 +168,10 @@ class Pipeline:
     def planned(self, request: Request) -> Plan:
         """The settled request with small references; no model is used. Raises InputError."""
         settled = self.settled(request)
-        _warn_of_variant(settled, self.info)
+        for doubt in _doubts(settled, self.info):
+            if doubt not in self._warned:
+                _log.warning("%s", doubt)
+            self._warned.add(doubt)
         assert settled.height and settled.width
         references = tuple(
             images.prepare_reference(reference, max_pixels=self.info.default_size**2)
@@ -262,18 +266,17 @@ def _check_guidance(request: Request, info: ModelInfo) -> None:
         )
 
 
-def _warn_of_variant(request: Request, info: ModelInfo) -> None:
-    """One line where a model is run as it was not trained."""
+def _doubts(request: Request, info: ModelInfo) -> Iterator[str]:
+    """One line for each way in which a model is run as it was not trained."""
     steps, guidance = request.num_inference_steps or 1, request.guidance_scale or 1.0
     if not info.is_distilled and (steps < MIN_BASE_STEPS or guidance == 1.0):
-        _log.warning(
-            "%s is a base model: %d steps at guidance %s are a distilled model's and give a poor "
-            "picture; leave both out (%d steps, guidance %s)",
-            *(info.name, steps, guidance, info.num_inference_steps, info.guidance_scale),
+        yield (
+            f"{info.name} is a base model: {steps} steps at guidance {guidance} are a distilled "
+            f"model's and give a poor picture; leave both out ({info.num_inference_steps} steps, "
+            f"guidance {info.guidance_scale})"
         )
     if request.reference_images and "kv" in re.split(r"[^a-z0-9]+", info.name.lower()):
-        _log.warning(
-            "%s was trained to read references once, as if finished; here they are read at every "
-            "step, and edits may be poor: take klein-9b for edits",
-            info.name,
+        yield (
+            f"{info.name} was trained to read references once, as if finished; here they are read "
+            "at every step, and edits may be poor: take klein-9b for edits"
         )

@@ -7,6 +7,11 @@ student's sigmas. Between two of them the path is a chord, and the student learn
 
 so that one Euler step of the student does what several guided steps of the teacher did. Guidance
 and steps are distilled together; nothing in it knows the model's size.
+
+But the student, painting alone, does not stay on the teacher's path, and what it made blurred in
+one step it has never seen in the next. So a part of the chords starts where the student itself has
+come to, and ends where the teacher goes from there (learning by correction on one's own states:
+Ross et al., 2011).
 """
 
 from dataclasses import dataclass
@@ -29,7 +34,8 @@ from kleinod.training.sampling import Velocity, euler
 class DistillationRecipe(LoopRecipe):
     """`substeps` teacher steps make one of the student's `num_steps`.
 
-    `first_paths` are painted before the first step, 48 more every `refill_every` steps.
+    `first_paths` are painted before the first step, 48 more every `refill_every` steps. A `own`
+    part of those begins each of its chords at a state that the student has come to by itself.
     """
 
     steps: int = 360
@@ -45,6 +51,7 @@ class DistillationRecipe(LoopRecipe):
     first_paths: int = 384
     first_examples: int = 768
     refill_every: int = 12
+    own: float = 0.5
     seed: int = 3
     compiled_size: tuple[int, int] | None = None
     name: str = "distilled"
@@ -65,10 +72,11 @@ def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor,
 
 
 class Paths:
-    """A ring of the teacher's paths of one kind: tokens at the student's sigmas, and conditions.
+    """A ring of chords of one kind: where each of the student's steps starts and where it leads.
 
     They start from the pool's examples and fresh noise. With `shown`, a pool of the same rows, the
     teacher sees those examples, and the student learns to answer its own in the same way.
+    `guidance` is this kind's own, where it should not be the recipe's.
     """
 
     def __init__(
@@ -78,39 +86,64 @@ class Paths:
         capacity: int,
         *,
         shown: Pool | None = None,
+        guidance: float | None = None,
     ) -> None:
         self.examples, self.recipe, self.capacity = examples, recipe, capacity
         self.shown = shown
+        self.guidance = recipe.guidance if guidance is None else guidance
         self.positions = reference_positions(examples.grid, examples.pictures - 1)
         self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
         self.rows: list[tuple[Tensor, ...]] = []
 
-    def refill(self, number: int, teacher: Velocity, empty: tuple[Tensor, Tensor]) -> None:
-        """Paint `number` more; the oldest go once the ring is full."""
+    def refill(
+        self,
+        number: int,
+        teacher: Velocity,
+        empty: tuple[Tensor, Tensor],
+        *,
+        student: Velocity | None = None,
+    ) -> None:
+        """Paint `number` more, on the student's own way if it is given.
+
+        The oldest go once the ring is full.
+        """
         drawn = torch.randint(self.examples.count, (number,))
         tokens, ids, mask = self.examples.at(drawn)
         references = tokens[:, 1:].flatten(1, 2)
-        noise = torch.randn_like(tokens[:, 0])
         seen, *words = (tokens, ids, mask) if self.shown is None else self.shown.at(drawn)
         words = [torch.cat(pair) for pair in zip(words, empty, strict=True)]
-        states = euler(
-            teacher,
-            noise,
-            self.teacher,
-            (words[0], words[1]),
-            references=seen[:, 1:].flatten(1, 2),
-            positions=self.positions,
-            guidance=self.recipe.guidance,
-        )
-        corners = torch.stack([noise, *states[self.recipe.substeps - 1 :: self.recipe.substeps]], 1)
-        new = zip(corners.bfloat16(), references.bfloat16(), ids, mask, strict=True)
+
+        def led(start: Tensor, sigmas: Tensor) -> list[Tensor]:
+            return euler(
+                *(teacher, start, sigmas, (words[0], words[1])),
+                references=seen[:, 1:].flatten(1, 2),
+                positions=self.positions,
+                guidance=self.guidance,
+            )
+
+        noise, each = torch.randn_like(tokens[:, 0]), self.recipe.substeps
+        if student is None:
+            ends = led(noise, self.teacher)[each - 1 :: each]
+            starts = [noise, *ends[:-1]]
+        else:
+            alone = euler(
+                *(student, noise, self.student[:-1], (ids, mask)),
+                references=references,
+                positions=self.positions,
+                guidance=1.0,
+            )
+            starts = [noise, *alone]
+            parts = (self.teacher[each * i : each * (i + 1) + 1] for i in range(len(starts)))
+            ends = [led(*pair)[-1] for pair in zip(starts, parts, strict=True)]
+        chords = (torch.stack(states, 1).bfloat16() for states in (starts, ends))
+        new = zip(*chords, references.bfloat16(), ids, mask, strict=True)
         self.rows = [*self.rows, *new][-self.capacity :]
 
     def draw(self, number: int) -> tuple[Tensor, ...]:
-        """Corners (n, steps + 1, l, 128), references (n, r, 128), ids and mask (n, t)."""
+        """Starts and ends (n, steps, l, 128), references (n, r, 128), ids and mask (n, t)."""
         chosen = [self.rows[i] for i in torch.randint(len(self.rows), (number,)).tolist()]
-        corners, references, ids, mask = (torch.stack(x) for x in zip(*chosen, strict=True))
-        return corners.float(), references.float(), ids, mask
+        starts, ends, references, ids, mask = (torch.stack(x) for x in zip(*chosen, strict=True))
+        return starts.float(), ends.float(), references.float(), ids, mask
 
 
 class DistillationObjective:
@@ -125,7 +158,8 @@ class DistillationObjective:
         paths: list[Paths],
         tools: Tools,
     ) -> None:
-        self.teacher, self.recipe, self.paths, self.tools = teacher, recipe, paths, tools
+        self.teacher, self.student = teacher, student
+        self.recipe, self.paths, self.tools = recipe, paths, tools
         self.empty = tools.tokenizer.encode([""])
         pools = [part.examples for part in paths]
         self.velocities = velocities(student, pools, recipe.compiled_size)
@@ -146,17 +180,20 @@ class DistillationObjective:
 
     def refresh(self, kind: int, step: int) -> None:
         """Now and then more paths."""
-        if step % self.recipe.refill_every == 0:
-            paths = self.paths[kind]
-            paths.refill(paths.examples.batch(48), self.teacher, self.empty)
+        every, own = self.recipe.refill_every, self.recipe.own
+        if step % every == 0:
+            paths, turn = self.paths[kind], step // every
+            is_own = int((turn + 1) * own) > int(turn * own)
+            number, student = paths.examples.batch(48), self.student if is_own else None
+            paths.refill(number, self.teacher, self.empty, student=student)
 
     def loss(self, kind: int) -> Tensor:
         """Of a fresh batch, each at one of the student's sigmas."""
         paths = self.paths[kind]
-        corners, references, ids, mask = paths.draw(paths.examples.batch(self.recipe.batch))
-        index = torch.randint(self.recipe.num_steps, (len(corners),))
-        rows = torch.arange(len(corners))
-        now, then = corners[rows, index], corners[rows, index + 1]
+        starts, ends, references, ids, mask = paths.draw(paths.examples.batch(self.recipe.batch))
+        index = torch.randint(self.recipe.num_steps, (len(starts),))
+        rows = torch.arange(len(starts))
+        now, then = starts[rows, index], ends[rows, index]
         sigma, after = paths.student[index], paths.student[index + 1]
         slope = (then - now) / (after - sigma)[:, None, None]
         with training_precision():

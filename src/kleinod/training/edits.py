@@ -8,7 +8,7 @@ from kleinod.training.layouts import BACKGROUNDS, CORNERS, PAIRS, TINTS
 from kleinod.training.scenes import Composer, Example, Scene, Thing
 from kleinod.training.wording import with_article
 
-HARDER = ("background", "style", "replace", "add", "remove", "recolour")
+HARDER = ("background", "style", "style", "replace", "add", "remove", "recolour")
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Editor:
     composer: Composer
 
     def one(self) -> Example:
-        """One reference and one change; the kinds that are harder to learn twice as often."""
+        """One reference and one change; the kinds that are harder to learn more often."""
         while True:
             kind = self.composer.choice([*EDITS, *HARDER])
             (before,), words, after = self.example(kind)
@@ -43,7 +43,7 @@ class Editor:
     def two(self) -> Example:
         """Two references and how they are joined."""
         while True:
-            kind = self.composer.choice(("beside", "beside", "background", "style", "style"))
+            kind = self.composer.choice(("beside", "background", "style", "style"))
             (first, second), words, after = self.joined(kind)
             numbers = first.things[0].concept, second.things[0].concept
             if not joining_is_held_out(kind, *numbers):
