@@ -18,8 +18,8 @@ class Network:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(2, os.cpu_count() or 1)
-        # threads wait awake between two layers, and asleep as soon as a run has ended
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # waiting threads must not burn what the picture needs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; they are raised as well
         self._session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
