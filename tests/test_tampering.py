@@ -129,7 +129,7 @@ CASES: list[tuple[str, Tampering, int]] = [
     for number in range(count)
 ]
 WORDS = {
-    _changed_byte: ("does not hold", "is gone", "stripped", "no whole picture", "cannot read"),
+    _changed_byte: ("does not hold", "is gone", "stripped", "no whole picture", "cannot be read"),
     _painted_over: ("changed after it was signed",),
     _stripped: ("is gone", "stripped"),
     _swapped: ("the manifest is that of another picture",),
@@ -151,6 +151,22 @@ def test_untouched_file_is_whole(
     path = tmp_path / f"a{SUFFIXES[format_name]}"
     path.write_bytes(originals[format_name])
     assert CliRunner().invoke(app, ["verify", str(path)]).exit_code == 0
+
+
+def test_damaged_pixels_do_not_hide_a_broken_signature(
+    originals: dict[str, bytes], tmp_path: Path
+) -> None:
+    changed = bytearray(originals["PNG"])
+    changed[changed.index(b"IDAT") + 400] ^= 1
+    path = tmp_path / "a.png"
+    path.write_bytes(changed)
+    result = CliRunner().invoke(app, ["verify", str(path)])
+    assert result.exit_code == 1
+    assert "pixels cannot be read" in result.output
+    assert "changed after it was signed" in result.output
+    result = CliRunner().invoke(app, ["repeat", str(path)])
+    assert result.exit_code == 2
+    assert "picture: the pixels of" in result.output
 
 
 @pytest.mark.parametrize(("format_name", "tampering", "number"), CASES, ids=_id)

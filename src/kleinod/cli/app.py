@@ -41,7 +41,8 @@ class _OneLineErrors(TyperGroup):
         except KleinodError as error:
             status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
         except typer.TyperException as error:
-            status = _failed(error.format_message(), status=error.exit_code)
+            message = error.format_message().replace("Value error, ", "")  # pydantic's words
+            status = _failed(message, status=error.exit_code)
         except typer.Abort:
             status = INTERRUPTED
         if status == INTERRUPTED:

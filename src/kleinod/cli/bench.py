@@ -73,7 +73,7 @@ class BenchOptions:
         Path | None, typer.Option(metavar="FILE.png", help="Draw it; the file is overwritten.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 
 
 @taking(BenchOptions)

@@ -21,7 +21,9 @@ def convert(
         typer.Option("--to", help="Layout; bfl-fp8 halves a transformer's blocks."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the path.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only the path.")
+    ] = False,
 ) -> None:
     """Write a transformer or autoencoder in another published layout."""
     from kleinod.weights import convert as converting  # late: torch takes a second

@@ -121,4 +121,4 @@ class GenerateOptions:
         typer.Option("--full-hashes", help="Hash all of the weights for the receipt, not samples."),
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")] = False

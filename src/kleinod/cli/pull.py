@@ -36,7 +36,9 @@ def pull(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files and their sizes; fetch nothing.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the path.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only the path.")
+    ] = False,
 ) -> None:
     """Fetch what a model needs from the hub; goes on where it was stopped."""
     repository = hub.repository_of(name)

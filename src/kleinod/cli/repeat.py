@@ -66,7 +66,7 @@ class RepeatOptions:
     ] = None
     safety_tolerance: Annotated[int, typer.Option(help="As in `kleinod generate`.")] = 2
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 
 
 @taking(RepeatOptions)
@@ -74,6 +74,11 @@ def repeat(options: RepeatOptions) -> None:
     """Paint PICTURE again from its receipt: bit-equal, close or different (status 1), and why."""
     place = _destination(options)
     found, old = _read(options)
+    if found.image is None:
+        raise InputError(
+            f"picture: the pixels of {options.picture} cannot be read, so there is nothing to "
+            "compare with; kleinod verify says what is wrong"
+        )
     request = _request(options, old, load_references(options.reference or []))
     request.validate()
     check_log()

@@ -34,9 +34,9 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was read from a picture file."""
+    """Everything that was read from a picture file; no image where its pixels cannot be read."""
 
-    image: Image.Image
+    image: Image.Image | None
     format_name: str
     manifest: Verdict
     watermark: Reading
@@ -68,10 +68,14 @@ def evidence(path: Path) -> Evidence:
         reason = error.strerror or str(error)
         raise InputError(f"picture: cannot read {path} ({reason}); give a file") from error
     format_name, written, faults = _opened(data, path)
-    image = images.load_image(path)
     known = format_name in container.MIME
     verdict = manifest.judged(data, format_name) if known else Verdict("none")
-    marks = watermark.read(image), reference_mark.read(image)
+    image, marks = None, (Reading(False, None, 0.0, 1.0), ReferenceReading(0))
+    try:
+        image = images.load_image(path)
+        marks = watermark.read(image), reference_mark.read(image)
+    except InputError as error:
+        faults.append(f"The pixels cannot be read ({error.__cause__}).")
     return Evidence(image, format_name, verdict, *marks, written, tuple(faults))
 
 
@@ -95,9 +99,10 @@ def findings(found: Evidence) -> Findings:
     result = Findings(wrong=list(found.faults))
     _judge_manifest(found, result)
     _judge_receipt(found, result)
-    _judge_watermark(found, result)
-    _judge_reference_mark(found, result)
-    _judge_pixels(found, result)
+    if found.image is not None:
+        _judge_watermark(found, result)
+        _judge_reference_mark(found, result)
+        _judge_pixels(found, found.image, result)
     return result
 
 
@@ -199,12 +204,12 @@ def _judge_reference_mark(found: Evidence, result: Findings) -> None:
         )
 
 
-def _judge_pixels(found: Evidence, result: Findings) -> None:
+def _judge_pixels(found: Evidence, image: Image.Image, result: Findings) -> None:
     receipt = found.receipt
     if receipt is None or found.format_name not in container.LOSSLESS:
         return
     stated = receipt["picture"].get("finished_sha256")
-    if stated is not None and stated != receipts.pixels_sha256(found.image):
+    if stated is not None and stated != receipts.pixels_sha256(image):
         result.wrong.append("The pixels are not those that the receipt was written for.")
 
 

@@ -27,7 +27,7 @@ from kleinod import sampling
 from kleinod.training.flow import Flow, is_matrix, reference_positions, training_precision
 from kleinod.training.loop import Loop, LoopRecipe
 from kleinod.training.pool import Pool, Tools, velocities
-from kleinod.training.sampling import Velocity, euler
+from kleinod.training.sampling import Velocity, Words, euler
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,23 @@ class Paths:
             ends = led(noise, self.teacher)[each - 1 :: each]
             starts = [noise, *ends[:-1]]
         else:
-            alone = euler(
-                *(student, noise, self.student[:-1], (ids, mask)),
-                references=references,
-                positions=self.positions,
-                guidance=1.0,
-            )
-            starts = [noise, *alone]
+            starts = [noise, *self._alone(student, noise, (ids, mask), references)]
             parts = (self.teacher[each * i : each * (i + 1) + 1] for i in range(len(starts)))
             ends = [led(*pair)[-1] for pair in zip(starts, parts, strict=True)]
         chords = (torch.stack(states, 1).bfloat16() for states in (starts, ends))
         new = zip(*chords, references.bfloat16(), ids, mask, strict=True)
         self.rows = [*self.rows, *new][-self.capacity :]
+
+    def _alone(
+        self, student: Velocity, noise: Tensor, words: Words, references: Tensor
+    ) -> list[Tensor]:
+        """Where the student comes to from noise, at every sigma between the first and the last."""
+        return euler(
+            *(student, noise, self.student[:-1], words),
+            references=references,
+            positions=self.positions,
+            guidance=1.0,
+        )
 
     def draw(self, number: int) -> tuple[Tensor, ...]:
         """Starts and ends (n, steps, l, 128), references (n, r, 128), ids and mask (n, t)."""
