@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import train
 
+from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.flow import Flow
 from kleinod.training.icons import Icons
@@ -71,6 +72,7 @@ def main() -> None:
         stated = replace(train.DISTILLED, name=f"mini without {concept}")
         train.export_model(f"removal-{slug}/removed.safetensors", out, stated)
         print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
+    distributed.stop()
 
 
 if __name__ == "__main__":
