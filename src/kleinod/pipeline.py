@@ -93,7 +93,8 @@ class Pipeline:
     quantization: str | None = None
     is_compiled: bool = False
     _cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
-    _warned: set[str] = field(default_factory=set, repr=False)
+    # of the last request: a series of pictures is warned of once, and nothing piles up
+    _doubts: tuple[str, ...] = field(default=(), repr=False)
 
     def generate(self, prompt: str | tuple[str, ...], **fields: Any) -> Result:  # noqa: ANN401
         """Pictures for Request's fields. Raises InputError, NumericalError."""
@@ -168,10 +169,10 @@ class Pipeline:
     def planned(self, request: Request) -> Plan:
         """The settled request with small references; no model is used. Raises InputError."""
         settled = self.settled(request)
-        for doubt in _doubts(settled, self.info):
-            if doubt not in self._warned:
+        told, self._doubts = self._doubts, tuple(_doubts(settled, self.info))
+        for doubt in self._doubts:
+            if doubt not in told:
                 _log.warning("%s", doubt)
-            self._warned.add(doubt)
         assert settled.height and settled.width
         references = tuple(
             images.prepare_reference(reference, max_pixels=self.info.default_size**2)

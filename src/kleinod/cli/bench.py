@@ -13,7 +13,7 @@ import typer
 
 from kleinod import catalog
 from kleinod.bench.plan import Plan
-from kleinod.cli.options import taking
+from kleinod.cli.options import Quiet, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.errors import InputError
 
@@ -73,7 +73,7 @@ class BenchOptions:
         Path | None, typer.Option(metavar="FILE.png", help="Draw it; the file is overwritten.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+    quiet: Quiet = False
 
 
 @taking(BenchOptions)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from kleinod.cli.options import QuietButPath
 from kleinod.cli.progress import progress_bars
 
 
@@ -21,9 +22,7 @@ def convert(
         typer.Option("--to", help="Layout; bfl-fp8 halves a transformer's blocks."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, only the path.")
-    ] = False,
+    quiet: QuietButPath = False,
 ) -> None:
     """Write a transformer or autoencoder in another published layout."""
     from kleinod.weights import convert as converting  # late: torch takes a second

@@ -15,6 +15,8 @@ Device = Annotated[
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+QuietButPath = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the path.")]
 _RESIDENCY = typer.Option(help="In memory: all components, one at a time, or one block at a time.")
 Residency = Annotated[Literal["auto", "all", "sequential", "stream"], _RESIDENCY]
 ServedResidency = Annotated[Literal["auto", "all", "sequential", "stream"] | None, _RESIDENCY]

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from kleinod import catalog, hub, licenses
+from kleinod.cli.options import QuietButPath
 from kleinod.errors import InputError
 from kleinod.provenance import audit
 
@@ -36,9 +37,7 @@ def pull(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files and their sizes; fetch nothing.")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, only the path.")
-    ] = False,
+    quiet: QuietButPath = False,
 ) -> None:
     """Fetch what a model needs from the hub; goes on where it was stopped."""
     repository = hub.repository_of(name)

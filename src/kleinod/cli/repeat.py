@@ -11,7 +11,7 @@ import typer
 
 from kleinod.cli import output
 from kleinod.cli.generate import check_log, screening_of
-from kleinod.cli.options import taking
+from kleinod.cli.options import Quiet, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.cli.references import Reference, load_references
 from kleinod.errors import InputError
@@ -66,7 +66,7 @@ class RepeatOptions:
     ] = None
     safety_tolerance: Annotated[int, typer.Option(help="As in `kleinod generate`.")] = 2
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+    quiet: Quiet = False
 
 
 @taking(RepeatOptions)

@@ -34,8 +34,8 @@ from kleinod.training.sampling import Velocity, Words, euler
 class DistillationRecipe(LoopRecipe):
     """`substeps` teacher steps make one of the student's `num_steps`.
 
-    `first_paths` are painted before the first step, 48 more every `refill_every` steps. A `own`
-    part of those begins each of its chords at a state that the student has come to by itself.
+    `first_paths` are painted before the first step, 48 more every `refill_every` steps. The part
+    `own` of those begins each of its chords at a state that the student has come to by itself.
     """
 
     steps: int = 360
