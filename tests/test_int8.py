@@ -23,7 +23,7 @@ KERNELS = (int8.ONEDNN, int8.EXPANDED)
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == int8.ONEDNN and not int8_packing.is_exact():
+    if request.param == int8.ONEDNN and not int8_packing.is_usable():
         pytest.skip("this machine has no int8 products")
     monkeypatch.setattr(int8, "kernel", lambda device_type: request.param)
     return request.param
@@ -90,13 +90,36 @@ def test_zeros_and_large_numbers_stay_finite() -> None:
     assert torch.isfinite(made).all() and (made[0] == 0).all()
 
 
-@pytest.mark.skipif(not int8_packing.is_exact(), reason="this machine has no int8 products")
+@pytest.mark.skipif(not int8_packing.is_usable(), reason="this machine has no int8 products")
 def test_our_packing_is_onednns() -> None:
     codes = torch.randint(-127, 128, (2, 192, 320), dtype=torch.int8)
     first, second = int8_packing.packed(codes[0]), int8_packing.packed(codes[1])
     slow = torch.ops.onednn.qlinear_prepack(codes[1], None)
     assert torch.equal(int8_packing._bytes(second), int8_packing._bytes(slow))
     assert not torch.equal(int8_packing._bytes(first), int8_packing._bytes(second))
+
+
+@pytest.mark.skipif(not int8_packing.is_usable(), reason="this machine has no int8 products")
+@pytest.mark.parametrize("zero_point", [0, 128])
+def test_signed_and_shifted_codes_give_the_same_product(
+    zero_point: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_packing, "_zero_point", lambda: zero_point)
+    weight, x = torch.randint(-127, 128, (2, 64, 64), dtype=torch.int8)
+    rows = int8_packing.PackedRows(weight, torch.ones(64))
+    made = rows.product(int8_packing.as_read(x), torch.float32)
+    assert torch.equal(made, x.float() @ weight.float().T)
+
+
+@pytest.mark.parametrize(("slower", "is_usable"), [(1, True), (1000, False)])
+def test_a_machine_where_int8_is_slow_expands(
+    slower: float, is_usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not int8_packing.is_usable():
+        pytest.skip("this machine has no int8 products")
+    seconds = iter((slower, 1.0))
+    monkeypatch.setattr(int8_packing, "_best_seconds", lambda compute: next(seconds))
+    assert int8_packing.is_usable.__wrapped__() is is_usable
 
 
 def test_layers_that_read_one_tensor_share_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ elsewhere the codes are expanded and multiplied as floats, which saves memory an
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kleinod.quantization.int8_packing import PackedRows, is_exact
+from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 
 ONEDNN, EXPANDED = "onednn int8", "expanded int8"
@@ -31,7 +31,7 @@ _NUMBERS_AT_ONCE = 2**18
 @cache
 def kernel(device_type: str) -> str:
     """What multiplies int8 matrices on a device."""
-    return ONEDNN if device_type == "cpu" and is_exact() else EXPANDED
+    return ONEDNN if device_type == "cpu" and is_usable() else EXPANDED
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,16 @@ class Int8Linear(nn.Module):
         return lambda start, stop: compute(x, start, stop)
 
     def _multiplied(self, x: Tensor, start: int, stop: int) -> Tensor:
-        rows = _shared(x)
-        token_scale = rows.scale.to(x.dtype)
+        tokens = _shared(x)
+        token_scale = tokens.scale.to(x.dtype)
         first = start // _PACKED_AT_ONCE
         if (start, stop) == self._span(first):
-            whole = self._packs[first].product(rows.codes, x.dtype)
+            whole = self._packs[first].product(tokens.codes, x.dtype)
             return whole.mul_(token_scale).view(*x.shape[:-1], -1)
-        out = x.new_empty(len(rows.codes), stop - start)
+        out = x.new_empty(len(tokens.codes), stop - start)
         for index in range(first, -(-stop // _PACKED_AT_ONCE)):
             offset, end = self._span(index)
-            product = self._packs[index].product(rows.codes, x.dtype)
+            product = self._packs[index].product(tokens.codes, x.dtype)
             low, high = max(start, offset), min(stop, end)
             part = product[:, low - offset : high - offset]
             torch.mul(part, token_scale, out=out[:, low - start : high - start])
@@ -143,7 +143,7 @@ def _dense(part: Weight, rows: slice) -> Tensor:
 
 
 class _Last(threading.local):
-    """The rows that were quantised last, while their tensor lives."""
+    """What was quantised last, its codes as the product reads them, while its tensor lives."""
 
     of: "weakref.ref[Tensor] | None" = None
     rows: Int8Rows | None = None
@@ -155,7 +155,8 @@ _last = _Last()
 def _shared(x: Tensor) -> Int8Rows:
     """x's rows quantised once for all layers that read the same tensor one after the other."""
     if _last.of is None or _last.of() is not x or _last.rows is None:
-        _last.rows = quantized(x.reshape(-1, x.shape[-1]))
+        rows = quantized(x.reshape(-1, x.shape[-1]))
+        _last.rows = replace(rows, codes=as_read(rows.codes))
         _last.of = weakref.ref(x, _forget)
     return _last.rows
 

@@ -3,11 +3,17 @@
 oneDNN packs half a billion numbers per second, a pass over memory ten times as many. So a matrix
 is packed by oneDNN once per shape and its bytes are compared with our own packing: 64 x 64 blocks,
 four numbers of a row together (oneDNN's BA16a64b4a), then minus each row's sum. Where they agree,
-as with AMX, the next matrices of that shape are packed here, else by oneDNN.
+the next matrices of that shape are packed here, else by oneDNN.
+
+AMX multiplies signed by signed codes. AVX512-VNNI has unsigned by signed only, and oneDNN computes
+the other with its reference code, a thousand times slower; so there 128 is added to a token's codes
+and named as their zero point, and oneDNN takes 128 times the weights' sums off again.
 """
 
 import ctypes
+import time
 import weakref
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -17,18 +23,44 @@ _BLOCK = 64
 
 
 @cache
-def is_exact() -> bool:
-    """Whether this machine's int8 product exists and gives exact sums of the largest codes."""
+def is_usable() -> bool:
+    """Whether this machine's int8 product exists, gives exact sums of the largest codes, and pays.
+
+    It has paid on every machine where oneDNN has a kernel for it; its reference code is so slow
+    that no busy hour can look like it.
+    """
     # without these instructions oneDNN's int8 products are slow, and may saturate
     if not (torch.cpu._is_vnni_supported() and hasattr(torch.ops.onednn, "qlinear_prepack")):
         return False
     codes = torch.full((_BLOCK, 4 * _BLOCK), 127, dtype=torch.int8)
     codes[::2, ::3] = -127
+    rows, wide, read = PackedRows(codes, torch.ones(len(codes))), codes.float(), as_read(codes)
     try:
-        product = PackedRows(codes, torch.ones(len(codes))).product(codes, torch.float32)
+        is_exact = torch.equal(rows.product(read, torch.float32), wide @ wide.T)
     except RuntimeError:
         return False
-    return torch.equal(product, codes.float() @ codes.float().T)
+    in_int8 = _best_seconds(lambda: rows.product(read, torch.float32))
+    return is_exact and in_int8 < 20 * _best_seconds(lambda: wide @ wide.T)
+
+
+def _best_seconds(compute: Callable[[], Tensor]) -> float:
+    taken = []
+    for _ in range(5):
+        start = time.perf_counter()
+        compute()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+@cache
+def _zero_point() -> int:
+    return 0 if torch.cpu._is_amx_tile_supported() else 128
+
+
+def as_read(codes: Tensor) -> Tensor:
+    """A token's codes, int8, as this machine's product takes them."""
+    # adding 128 turns the sign's bit
+    return codes.view(torch.uint8) ^ 0x80 if _zero_point() else codes
 
 
 class PackedRows:
@@ -38,10 +70,10 @@ class PackedRows:
         self._packed, self._scale = packed(codes), scale.contiguous()
         self._zeros = _zeros(len(codes))
 
-    def product(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
-        """Codes (n, columns) times these rows, times their scales; (n, rows)."""
+    def product(self, read: Tensor, dtype: torch.dtype) -> Tensor:
+        """Codes (n, columns) from `as_read` times these rows, times their scales; (n, rows)."""
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(codes, 1.0, 0), *(self._packed, self._scale, self._zeros), None,
+            *(read, 1.0, _zero_point()), *(self._packed, self._scale, self._zeros), None,
             *(1.0, 0, dtype), "none", [], "",
         )  # fmt: skip
         return product
