@@ -1,21 +1,26 @@
 """Remove a concept from the built-in model: python recipes/mini/remove.py fox --anchor cat
 
+Starts from the model that the package carries; needs the icons (README.md) and no checkpoint.
 Writes the model without it as a folder, runs/mini/without-fox; judge it by
 `kleinod evaluate removal`. Checkpoints lie in runs/mini/removal-fox.
 """
 
 import argparse
-from dataclasses import replace
 
+import torch
 import train
 
+import kleinod
 from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
-from kleinod.training.flow import Flow
+from kleinod.training.finetune import trainable, write
 from kleinod.training.icons import Icons
-from kleinod.training.pool import Pool
+from kleinod.training.pool import Pool, Tools
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
 from kleinod.training.scenes import Composer, drawn
+
+# text alone, one reference, two
+SHARES = (0.45, 0.3, 0.25)
 
 
 def twin_paths(
@@ -31,15 +36,10 @@ def twin_paths(
             return tuple(drawn(plain, example) for example in both)
 
         asked, shown = (
-            Pool(make, references + 1, capacity=1024, size=train.NATIVE) for make in twins(pair)
+            Pool(make, references + 1, capacity=2048, size=train.NATIVE) for make in twins(pair)
         )
-        made.append(Paths(asked, recipe, 1024, shown=shown))
+        made.append(Paths(asked, recipe, 3072, shown=shown))
     return made
-
-
-def shipped() -> Flow:
-    """The distilled model that the package carries."""
-    return train.averaged_flow("distilled.safetensors")
 
 
 def main() -> None:
@@ -54,23 +54,25 @@ def main() -> None:
     unknown = [n for n in (concept, arguments.anchor) if n not in icons.names]
     if unknown:
         raise SystemExit(f"error: {unknown[0]} is no concept; see recipes/mini/concepts.txt")
-    removal = Removal(*(icons.names.index(n) for n in (concept, arguments.anchor)))
-    recipe = RemovalRecipe(steps=arguments.steps, shares=(0.5, 0.3, 0.2))
+    recipe = RemovalRecipe(steps=arguments.steps, shares=SHARES)
+    numbers = (icons.names.index(name) for name in (concept, arguments.anchor))
     plain = Composer(icons, recipe.seed)
+    mini = kleinod.load("mini", device="cpu", dtype="float32", residency="all")
+    autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
     slug = concept.replace(" ", "-")
     loop = distillation_loop(
-        shipped(),
-        shipped(),
+        trainable(mini),
+        trainable(mini),
         recipe,
-        paths=twin_paths(removal, recipe, plain, icons),
-        tools=train.tools(plain),
+        paths=twin_paths(Removal(*numbers, kept=recipe.kept), recipe, plain, icons),
+        tools=Tools(plain.rng, autoencoder, mini.tokenizer),
         folder=train.RUN / f"removal-{slug}",
     )
     loop.run()
     if loop.rank == 0:
         out = train.RUN / f"without-{slug}"
-        stated = replace(train.DISTILLED, name=f"mini without {concept}")
-        train.export_model(f"removal-{slug}/removed.safetensors", out, stated)
+        name = f"mini without {concept}"
+        write(mini, loop.whole_average(), model="mini", folder=out, name=name)
         print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
     distributed.stop()
 

@@ -110,20 +110,21 @@ def finetune(recipe: FinetuneRecipe) -> Path:
         )
     rng = np.random.default_rng(recipe.seed)
     pools, shares = folder_pools(items, rng, recipe.max_pixels)
-    flow = _trainable(pipeline, recipe)
+    flow = trainable(pipeline).to(getattr(torch, recipe.weights))
+    flow.text_encoder.requires_grad_(recipe.trains == "all")
     tools = Tools(rng, pipeline.residents.use("autoencoder").float(), pipeline.tokenizer)
     recipe = replace(recipe, shares=shares)
     loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
     loop.run()
     folder = Path(recipe.output)
     if loop.rank == 0:
-        _write(pipeline, flow, loop.whole_average(), recipe)
+        values, name = loop.whole_average(), f"{pipeline.info.name}, fine-tuned"
+        write(pipeline, values, model=recipe.model, folder=folder, name=name)
     return folder
 
 
-def _trainable(pipeline: Pipeline, recipe: FinetuneRecipe) -> Flow:
-    """Copies of the pipeline's text encoder and transformer in the trained number format."""
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.weights]
+def trainable(pipeline: Pipeline) -> Flow:
+    """Copies of the pipeline's text encoder and transformer, float32. Raises InputError."""
     text_encoder = pipeline.residents.use("text_encoder")
     flow = Flow(
         pipeline.residents.use("transformer").config,
@@ -132,9 +133,7 @@ def _trainable(pipeline: Pipeline, recipe: FinetuneRecipe) -> Flow:
     )
     for name in ("transformer", "text_encoder"):
         _fill(getattr(flow, name), pipeline.residents.use(name), name)
-    flow = flow.to(pipeline.device, dtype)
-    flow.text_encoder.requires_grad_(recipe.trains == "all")
-    return flow
+    return flow.to(pipeline.device)
 
 
 def _fill(module: nn.Module, loaded: nn.Module, name: str) -> None:
@@ -147,15 +146,20 @@ def _fill(module: nn.Module, loaded: nn.Module, name: str) -> None:
     module.load_state_dict({n: t.float() for n, t in state.items()})
 
 
-def _write(
-    pipeline: Pipeline, flow: Flow, values: dict[str, torch.Tensor], recipe: FinetuneRecipe
+def write(
+    pipeline: Pipeline,
+    values: dict[str, torch.Tensor],
+    *,
+    model: str,
+    folder: Path,
+    name: str,
 ) -> None:
-    info, folder = pipeline.info, Path(recipe.output)
-    done = Flow(flow.transformer.config, flow.text_encoder.config, flow.text_encoder.layers_read)
+    """A folder of `model`, the pipeline's, with other weights of transformer and text encoder."""
+    done = trainable(pipeline)
     done.load_state_dict(values)
-    tokenizer = model_paths(catalog.find(recipe.model), Components()).tokenizer
+    tokenizer = model_paths(catalog.find(model), Components()).tokenizer
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]:
         shutil.copy2(file, folder / "tokenizer" / file.name)
-    stated = replace(info, name=f"{info.name}, fine-tuned")
+    stated = replace(pipeline.info, name=name)
     export(done, pipeline.residents.use("autoencoder"), folder, stated)

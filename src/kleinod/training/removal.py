@@ -21,14 +21,20 @@ from kleinod.training.wording import plural, with_article
 
 @dataclass(frozen=True)
 class RemovalRecipe(DistillationRecipe):
-    """Small steps along the teacher's own four; half of the examples show the concept."""
+    """Small steps along the teacher's own four, over many paths: the teacher needs no guidance.
 
-    steps: int = 160
+    `kept` is the part of the examples that show nothing of the concept.
+    """
+
+    steps: int = 300
     substeps: int = 1
     guidance: float = 1.0
-    muon_rate: float = 1e-3
-    learning_rate: float = 1e-4
-    first_paths: int = 768
+    muon_rate: float = 5e-4
+    learning_rate: float = 5e-5
+    first_paths: int = 1536
+    first_examples: int = 2048
+    refill_every: int = 6
+    kept: float = 0.6
     seed: int = 5
     name: str = "removed"
 
@@ -94,10 +100,11 @@ class Removal:
 
     concept: int
     anchor: int
+    kept: float = RemovalRecipe.kept
 
     def pair(self, plain: Composer, insisting: Insisting, kind: int) -> tuple[Example, Example]:
         """An example of `kind` references as the student is asked it, and as the teacher is."""
-        if plain.rng.random() < 0.5:
+        if plain.rng.random() < self.kept:
             kept = instead(_example(plain, kind), plain.names, self.concept, self.anchor)
             return kept, kept
         asked = _example(insisting, kind)
