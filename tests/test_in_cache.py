@@ -44,8 +44,9 @@ def test_transformer_has_the_same_bits(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("numbers_at_once")
+@pytest.mark.parametrize("longest", [150, 14])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_text_encoder_has_the_same_bits(dtype: torch.dtype) -> None:
+def test_text_encoder_has_the_same_bits(dtype: torch.dtype, longest: int) -> None:
     torch.manual_seed(0)
     config = TextEncoderConfig(
         vocab_size=50,
@@ -56,8 +57,8 @@ def test_text_encoder_has_the_same_bits(dtype: torch.dtype) -> None:
         head_dim=32,
     )
     module = TextEncoder(config, (1, 2, 3)).to(dtype)
-    ids = torch.randint(50, (2, 30))
-    mask = torch.arange(30).expand(2, 30) < torch.tensor([[30], [9]])
+    ids = torch.randint(50, (2, 150))
+    mask = torch.arange(150).expand(2, 150) < torch.tensor([[longest], [9]])
     plain = module(ids, mask)
     with torch.inference_mode():
         assert torch.equal(module(ids, mask), plain)
