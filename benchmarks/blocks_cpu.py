@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.memory import use_large_pages
+from kleinod.models.attention import rounded
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
@@ -168,6 +169,8 @@ def _int8(module: nn.Module) -> nn.Module:
         if isinstance(linear, nn.Linear) and ("blocks." in name or "layers." in name):
             parent, _, child = name.rpartition(".")
             setattr(made.get_submodule(parent), child, Int8Linear((linear.weight,)))
+    if isinstance(made, Transformer):
+        made.use_attention(rounded)
     return made.eval().requires_grad_(False)
 
 

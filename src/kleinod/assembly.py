@@ -16,7 +16,9 @@ from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.memory import available_bytes, memory_told, use_large_pages
+from kleinod.models.attention import rounded
 from kleinod.models.tokenizer import Tokenizer
+from kleinod.models.transformer import Transformer
 from kleinod.pipeline import Pipeline
 from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
@@ -150,6 +152,8 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
     if is_autoencoder and place.quantization and place.device.type == "cpu":
         # twice as fast there, and rounded otherwise
         nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
+    if place.quantization and isinstance(made, Transformer):
+        made.use_attention(rounded)
     if place.quantization == "fp8":
         scaled_float8.with_float8_products(made)
     if place.is_compiled:

@@ -6,6 +6,7 @@ Source of the maths: klein-facts A.4 (the published reference code and diffusers
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ class DoubleStreamBlock(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         h, self.mlp_dim = config.hidden_dim, int(config.hidden_dim * config.mlp_ratio)
-        self.eps = config.eps
+        self.eps, self.attention = config.eps, attention
         self.img_attn = SelfAttention(config)
         self.txt_attn = SelfAttention(config)
         self.img_mlp = self._new_mlp(h)
@@ -150,7 +151,7 @@ class DoubleStreamBlock(nn.Module):
         img_heads = self.img_attn.heads(img_y, (cos[t:], sin[t:]))
         txt_heads = self.txt_attn.heads(txt_y, (cos[:t], sin[:t]))
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))
-        out = attention(q, k, v)
+        out = self.attention(q, k, v)
         img = ops.gated_sum(img, img_mod[2], self.img_attn.proj, out[:, t:])
         txt = ops.gated_sum(txt, txt_mod[2], self.txt_attn.proj, out[:, :t])
         img = self._with_mlp(self.img_mlp, img, img_mod)
@@ -169,7 +170,7 @@ class SingleStreamBlock(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         h, mlp = config.hidden_dim, int(config.hidden_dim * config.mlp_ratio)
-        self.eps = config.eps
+        self.eps, self.attention = config.eps, attention
         self.num_heads, self.hidden_dim, self.mlp_dim = config.num_attention_heads, h, mlp
         self.linear1 = _linear(h, 3 * h + 2 * mlp)
         self.linear2 = _linear(h + mlp, h)
@@ -181,7 +182,7 @@ class SingleStreamBlock(nn.Module):
         q, k, v = heads(qkv, self.norm, rotation, num_heads=self.num_heads)
         gate = qkv.behind(3 * self.hidden_dim)
         value = gate.behind(self.mlp_dim)
-        joined = ops.swiglu(gate, value, self.mlp_dim, beside=attention(q, k, v))
+        joined = ops.swiglu(gate, value, self.mlp_dim, beside=self.attention(q, k, v))
         return ops.within_float16(ops.gated_sum(x, mod[2], self.linear2, joined))
 
 
@@ -234,6 +235,11 @@ class Transformer(nn.Module):
             SingleStreamBlock(config) for _ in range(config.num_single_layers)
         )
         self.final_layer = FinalLayer(config)
+
+    def use_attention(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        """Take another function than models/attention.py's `attention` in all blocks."""
+        for block in (*self.double_blocks, *self.single_blocks):
+            block.attention = function
 
     def forward(
         self,
