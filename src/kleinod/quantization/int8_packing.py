@@ -11,6 +11,7 @@ and named as their zero point, and oneDNN takes 128 times the weights' sums off 
 """
 
 import ctypes
+import platform
 import time
 import weakref
 from collections.abc import Callable
@@ -26,11 +27,12 @@ _BLOCK = 64
 def is_usable() -> bool:
     """Whether this machine's int8 product exists, gives exact sums of the largest codes, and pays.
 
-    It has paid on every machine where oneDNN has a kernel for it; its reference code is so slow
-    that no busy hour can look like it.
+    Without VNNI instructions sums of two products saturate, which the largest codes show. What
+    oneDNN has a kernel for is as fast as floats or faster; its reference code is so slow that no
+    busy hour can look like it.
     """
-    # without these instructions oneDNN's int8 products are slow, and may saturate
-    if not (torch.cpu._is_vnni_supported() and hasattr(torch.ops.onednn, "qlinear_prepack")):
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if not (is_x86 and hasattr(torch.ops.onednn, "qlinear_prepack")):
         return False
     codes = torch.full((_BLOCK, 4 * _BLOCK), 127, dtype=torch.int8)
     codes[::2, ::3] = -127
