@@ -59,8 +59,11 @@ def test_a_steps_operations_are_those_that_torch_counts() -> None:
 
 def test_the_text_encoders_operations_are_those_that_torch_counts() -> None:
     model = TextEncoder(TEXT_ENCODER, TEXT_LAYERS)
-    ids = torch.zeros(1, 9).long()
-    assert text_work(TEXT_ENCODER, 3, 9).total == _counted(lambda: model(ids, torch.ones_like(ids)))
+    ids = torch.zeros(1, 150).long()
+    for words, keys in ((150, 150), (9, 64)):
+        mask = (torch.arange(150) < words).long()[None]
+        made = text_work(TEXT_ENCODER, 3, 150, keys).total
+        assert made == _counted(lambda mask=mask: model(ids, mask))
 
 
 def test_the_autoencoders_operations_are_its_convolutions_and_products() -> None:
@@ -85,7 +88,7 @@ def test_published_size_takes_the_operations_that_the_design_names() -> None:
     assert step_work(sizes["klein-4b"].transformer, 256, 512).total == pytest.approx(
         4.9e12, rel=0.01
     )
-    work = text_work(sizes["klein-4b"].text_encoder, 27, 512)
+    work = text_work(sizes["klein-4b"].text_encoder, 27, 512, 512)
     assert work.linear == pytest.approx(2.8e12, rel=0.01)
     nine = step_work(sizes["klein-9b"].transformer, 4096, 512)
     assert 4 * nine.total == pytest.approx(302e12 - 4 * 2e12, rel=0.05)

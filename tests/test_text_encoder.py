@@ -41,5 +41,5 @@ def test_keys_of_padding_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.M
     module = TextEncoder(TextEncoderConfig(300, 64, 96, 3, 4, 2, 32), (1, 2, 3)).to(dtype)
     ids, mask = torch.randint(0, 300, (1, 512)), (torch.arange(512) < 19).long()[None]
     made = module(ids, mask)
-    monkeypatch.setattr(text_encoder, "_num_seen", lambda mask: mask.shape[1])
+    monkeypatch.setattr(text_encoder, "num_seen", lambda mask: mask.shape[1])
     assert torch.equal(made, module(ids, mask))

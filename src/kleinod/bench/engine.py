@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from kleinod import assembly, images
-from kleinod.bench.plan import CPU_SIZE, Plan
+from kleinod.bench.plan import CPU_SIZE, Plan, new_prompt
 from kleinod.bench.work import Work, autoencoder_work, step_work, text_work
 from kleinod.models import attention_cuda
+from kleinod.models.attention import has_slow_kernel
+from kleinod.models.text_encoder import num_seen
 from kleinod.request import Request
 
 
@@ -64,7 +66,7 @@ class KleinodEngine:
             "residency": self._pipeline.residents.policy,
             "quantize": self._pipeline.quantization,
             "is_compiled": self._pipeline.is_compiled,
-            "attention": attention_name(device, self._pipeline.dtype),
+            "attention": attention_name(device, self._pipeline.dtype, self._pipeline.quantization),
         }
 
     def paint(self, prompt: str, seed: int, path: str | None) -> dict[str, float]:
@@ -111,8 +113,12 @@ class KleinodEngine:
         info, configs = self._pipeline.info, self._configs
         side = self.size // 16
         num_tokens = side * side * (1 + len(self._references))
+        _, mask = self._pipeline.tokenizer.encode([new_prompt(0)])
+        num_keys = num_seen(mask.to(self._pipeline.device))
         counted = {
-            "text": text_work(configs["text_encoder"], max(info.text_layers), info.max_text_tokens),
+            "text": text_work(
+                *(configs["text_encoder"], max(info.text_layers), info.max_text_tokens, num_keys)
+            ),
             "per_step": step_work(configs["transformer"], num_tokens, info.max_text_tokens),
             **autoencoder_work(configs["autoencoder"], side, side),
         }
@@ -144,9 +150,12 @@ def stages(*, encode: float, text: float, denoise: float, decode: float) -> dict
     return parts | {"total": sum(parts.values())}
 
 
-def attention_name(device: torch.device, dtype: torch.dtype) -> str:
+def attention_name(device: torch.device, dtype: torch.dtype, quantization: str | None) -> str:
     """The kernel that attention takes, for heads of 128 as the published models have."""
-    return attention_cuda.chosen(device, dtype, 128) if device.type == "cuda" else "pytorch"
+    if device.type == "cuda":
+        return attention_cuda.chosen(device, dtype, 128)
+    is_rounded = quantization and dtype == torch.bfloat16 and has_slow_kernel()
+    return "plain products" if is_rounded else "pytorch"
 
 
 def noise_picture(size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """How many operations a second this machine can do, in products of a model's own shapes.
 
 The best of several passes: a floor is what the machine can do, not what it does on average.
-Source of the int8 way: shared measurements in docs/log.md (column chunks with the dequantisation).
+Several ways of an int8 product are tried: column chunks with the dequantisation, and Int8Linear's.
 """
 
 import time
@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod.bench.engine import synchronise
+from kleinod.models.attention import attention, rounded
+from kleinod.quantization.int8 import PACKED_AT_ONCE
+from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 
 _SECONDS, _PASSES = 0.25, 3
 # columns of one int8 product: the result is made floating point while it is in the cache
@@ -40,7 +43,8 @@ def measured_rates(
 def _ways(name: str, x: Tensor, weight: Tensor) -> list[Callable[[], object]]:
     """Ways of multiplying x by weight in a format."""
     if name == "int8":
-        return [_int8_product(x, weight, chunk) for chunk in _CHUNKS]
+        packed = [_packed_product(x, weight)] if is_usable() and x.device.type == "cpu" else []
+        return [*(_int8_product(x, weight, chunk) for chunk in _CHUNKS), *packed]
     if name == "float8":
         return [_float8_product(x, weight)]
     return [lambda: F.linear(x, weight)]
@@ -61,6 +65,14 @@ def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]
     return product
 
 
+def _packed_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
+    """As Int8Linear multiplies, without what makes its codes."""
+    codes = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
+    read = as_read(torch.randint(-127, 128, x.shape, dtype=torch.int8))
+    packs = [PackedRows(rows, torch.ones(len(rows))) for rows in torch.split(codes, PACKED_AT_ONCE)]
+    return lambda: [pack.product(read, x.dtype) for pack in packs]
+
+
 def _float8_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
     one = torch.ones((), device=x.device)
     codes, columns = x.to(torch.float8_e4m3fn), weight.to(torch.float8_e4m3fn).T
@@ -68,9 +80,10 @@ def _float8_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
 
 
 def _attention_rate(x: Tensor, tokens: int, heads: int) -> float:
-    q, k, v = (torch.randn_like(x).view(1, tokens, heads, -1).transpose(1, 2) for _ in range(3))
-    seconds = _best(lambda: F.scaled_dot_product_attention(q, k, v), x.device)
-    return 4.0 * tokens**2 * x.shape[1] / seconds
+    """Of the faster of the two ways that kleinod has."""
+    q, k, v = (torch.randn_like(x).view(1, tokens, heads, -1) for _ in range(3))
+    ways = (lambda: attention(q, k, v), lambda: rounded(q, k, v))
+    return 4.0 * tokens**2 * x.shape[1] / min(_best(way, x.device) for way in ways)
 
 
 def _best(call: Callable[[], object], device: torch.device) -> float:

@@ -41,14 +41,14 @@ def step_work(config: TransformerConfig, num_image_tokens: int, num_text_tokens:
     return Work(2.0 * (blocks + ends + once), 4.0 * num_blocks * tokens**2 * h)
 
 
-def text_work(config: TextEncoderConfig, num_layers: int, num_tokens: int) -> Work:
-    """One prompt through the layers that are read."""
+def text_work(config: TextEncoderConfig, num_layers: int, num_tokens: int, num_keys: int) -> Work:
+    """One prompt through the layers that are read; its first num_keys tokens have keys."""
     heads = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     dim, inner = config.hidden_size, config.intermediate_size
-    layer = dim * (heads + 2 * keys) + heads * dim + 3 * dim * inner
-    attention = 4.0 * num_layers * num_tokens**2 * heads
-    return Work(2.0 * num_layers * num_tokens * layer, attention)
+    layer = num_tokens * (2 * dim * heads + 3 * dim * inner) + num_keys * 2 * dim * keys
+    attention = 4.0 * num_layers * num_tokens * num_keys * heads
+    return Work(2.0 * num_layers * layer, attention)
 
 
 def autoencoder_work(config: AutoencoderConfig, rows: int, columns: int) -> dict[str, Work]:

@@ -62,7 +62,7 @@ class Attention(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
 
-def _num_seen(attention_mask: Tensor) -> int:
+def num_seen(attention_mask: Tensor) -> int:
     """How many tokens come before the padding that follows every prompt: nobody looks at that.
 
     In whole pieces of 64, so that the others' sums are added in the same order, to the same bits.
@@ -128,7 +128,7 @@ class TextEncoder(nn.Module):
         length = token_ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         mask = causal & attention_mask.bool()[:, None, None, :]
-        mask = mask[..., : _num_seen(attention_mask)]
+        mask = mask[..., : num_seen(attention_mask)]
         read = []
         with scratch.kept(ops.is_in_pieces(x)):
             for index, layer in enumerate(self.model.layers, start=1):

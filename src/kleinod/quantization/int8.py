@@ -22,7 +22,7 @@ from kleinod.quantization.stored import StoredWeight, Weight
 ONEDNN, EXPANDED = "onednn int8", "expanded int8"
 LARGEST = 127.0
 # packed together: wide enough for a matrix product, and its result stays in the cache
-_PACKED_AT_ONCE = 1536
+PACKED_AT_ONCE = 1536
 _EXPANDED_AT_ONCE = 512
 # quantised at a time: the numbers, their magnitudes and a float32 copy stay in the cache
 _NUMBERS_AT_ONCE = 2**18
@@ -97,12 +97,12 @@ class Int8Linear(nn.Module):
     def _multiplied(self, x: Tensor, start: int, stop: int) -> Tensor:
         tokens = _shared(x)
         token_scale = tokens.scale.to(x.dtype)
-        first = start // _PACKED_AT_ONCE
+        first = start // PACKED_AT_ONCE
         if (start, stop) == self._span(first):
             whole = self._packs[first].product(tokens.codes, x.dtype)
             return whole.mul_(token_scale).view(*x.shape[:-1], -1)
         out = x.new_empty(len(tokens.codes), stop - start)
-        for index in range(first, -(-stop // _PACKED_AT_ONCE)):
+        for index in range(first, -(-stop // PACKED_AT_ONCE)):
             offset, end = self._span(index)
             product = self._packs[index].product(tokens.codes, x.dtype)
             low, high = max(start, offset), min(stop, end)
@@ -112,8 +112,8 @@ class Int8Linear(nn.Module):
 
     def _span(self, index: int) -> tuple[int, int]:
         """The columns of a pack."""
-        start = index * _PACKED_AT_ONCE
-        return start, min(start + _PACKED_AT_ONCE, self.out_features)
+        start = index * PACKED_AT_ONCE
+        return start, min(start + PACKED_AT_ONCE, self.out_features)
 
     def _expanded(self, x: Tensor, start: int, stop: int) -> Tensor:
         assert self.codes is not None
@@ -128,8 +128,8 @@ class Int8Linear(nn.Module):
 def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:
     """The rows of all parts, so many at a time that they are packed together."""
     count = sum(part.shape[0] for part in parts)
-    for start in range(0, count, _PACKED_AT_ONCE):
-        stop, first, found = min(start + _PACKED_AT_ONCE, count), 0, []
+    for start in range(0, count, PACKED_AT_ONCE):
+        stop, first, found = min(start + PACKED_AT_ONCE, count), 0, []
         for part in parts:
             low, high = max(start - first, 0), min(stop - first, part.shape[0])
             if low < high:
