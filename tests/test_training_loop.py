@@ -68,6 +68,14 @@ def test_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(value, second["average"][name])
 
 
+def test_a_run_tells_how_far_it_is_from_where_it_goes_on(tmp_path: Path) -> None:
+    interrupted(tmp_path, step=3)
+    loop, told = started(tmp_path), []
+    loop.on_progress = lambda stage, fraction: told.append((stage, round(6 * fraction)))
+    loop.run()
+    assert told == [("examples", 0), ("examples", 6), ("flow", 4), ("flow", 5), ("flow", 6)]
+
+
 def test_run_without_its_examples_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(tmp_path, step=3)
     (tmp_path / "flow-0.safetensors").unlink()

@@ -68,7 +68,7 @@ def main() -> None:
         tools=Tools(plain.rng, autoencoder, mini.tokenizer),
         folder=train.RUN / f"removal-{slug}",
     )
-    loop.run()
+    train.run(loop)
     if loop.rank == 0:
         out = train.RUN / f"without-{slug}"
         name = f"mini without {concept}"

@@ -14,6 +14,7 @@ import torch
 
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
+from kleinod.cli.progress import progress_bars
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
@@ -208,6 +209,12 @@ def looking(name: str, num_steps: int, guidance: float, made: Tools) -> Callable
     return look
 
 
+def run(loop: Loop) -> None:
+    """To the last step, with a bar where stderr is a terminal."""
+    with progress_bars(quiet=loop.rank != 0) as loop.on_progress:
+        loop.run()
+
+
 def flow(steps: int | None) -> None:
     """Text encoder and transformer from nothing."""
     scenes = composer(FlowRecipe.seed)
@@ -219,7 +226,7 @@ def flow(steps: int | None) -> None:
     initialise(model)
     loop = flow_loop(model, recipe, pools=examples, tools=made, folder=RUN)
     loop.on_report = looking("flow", 10, 3.0, made)
-    loop.run()
+    run(loop)
 
 
 def decoder(steps: int | None) -> None:
@@ -245,7 +252,7 @@ def distil(steps: int | None) -> None:
     ]
     loop = distillation_loop(teacher, student, recipe, paths=paths, tools=made, folder=RUN)
     loop.on_report = looking("distilled", 4, 1.0, made)
-    loop.run()
+    run(loop)
 
 
 def export_model(name: str, folder: Path, info: ModelInfo) -> None:

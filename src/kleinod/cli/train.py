@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from kleinod.cli.progress import progress_bars
+
 
 def train(
     recipe: Annotated[
@@ -15,7 +17,9 @@ def train(
     """Fine-tune a model on a folder of pictures and captions; goes on where it was stopped."""
     from kleinod.training import distributed, finetune  # late: torch takes a second
 
-    folder = finetune.finetune(finetune.read_recipe(recipe))
+    read = finetune.read_recipe(recipe)
+    with progress_bars(quiet=False) as progress:
+        folder = finetune.finetune(read, progress=progress)
     if distributed.start()[0] == 0:
         print(folder)
     distributed.stop()

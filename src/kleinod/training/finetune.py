@@ -9,6 +9,7 @@ import difflib
 import logging
 import shutil
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def _check_field(path: Path, name: str, value: object, known: dict[str, Any]) ->
         raise InputError(f"{path}: {name}: {value} is under 0; give more")
 
 
-def finetune(recipe: FinetuneRecipe) -> Path:
+def finetune(
+    recipe: FinetuneRecipe, *, progress: Callable[[str, float], None] | None = None
+) -> Path:
     """Train, or go on where it was stopped; returns the finished model's folder."""
     items = read_folder(Path(recipe.data))
     pipeline = load(recipe.model, device=recipe.device or None, residency="all")
@@ -115,6 +118,7 @@ def finetune(recipe: FinetuneRecipe) -> Path:
     tools = Tools(rng, pipeline.residents.use("autoencoder").float(), pipeline.tokenizer)
     recipe = replace(recipe, shares=shares)
     loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
+    loop.on_progress = progress
     loop.run()
     folder = Path(recipe.output)
     if loop.rank == 0:

@@ -96,18 +96,27 @@ class Loop:
         self.step = 0
         self.before_report: Callable[[Loop], None] | None = None
         self.on_report: Callable[[Loop], None] | None = None
+        # a stage and how far it is, from 0 to 1; only the first process tells
+        self.on_progress: Callable[[str, float], None] | None = None
 
     def run(self) -> None:
         """Go on from the last checkpoint, if there is one."""
+        self._tell("examples", 0.0)
         self._resume()
+        self._tell("examples", 1.0)
         start, first, losses = time.time(), self.step, []
         recipe = self.recipe
         while self.step < recipe.steps:
             losses.append(self._step())
+            self._tell(self.name, self.step / recipe.steps)
             if self.step % recipe.report_every == 0 or self.step == recipe.steps:
                 samples = (self.step - first) * recipe.batch * recipe.accumulation * self.world
                 self._report(sum(losses) / len(losses), samples / (time.time() - start))
                 losses = []
+
+    def _tell(self, stage: str, fraction: float) -> None:
+        if self.on_progress is not None and self.rank == 0:
+            self.on_progress(stage, fraction)
 
     def _step(self) -> float:
         recipe, total = self.recipe, 0.0
