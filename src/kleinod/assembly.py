@@ -1,5 +1,6 @@
 """A pipeline from a name or a path: which files, device and dtype, and do the parts fit."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.attention import rounded
+from kleinod.models.products import product_dtype
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
 from kleinod.pipeline import Pipeline
@@ -30,6 +32,7 @@ from kleinod.weights.folders import ModelPaths, model_paths
 from kleinod.weights.headers import read_header
 
 Progress = Callable[[str, float], None]
+_log = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32,
@@ -80,6 +83,8 @@ def load(
         raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
     is_compiled = compiling.is_wanted(compile, place)
     where = _Place(place, number, policy, quantization, is_compiled)
+    if product_dtype(number, place) != number:
+        _log.info("this processor has no products of bfloat16 numbers; they are made in float32")
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
         return _assembled(paths, info, where, progress or _silent)
 
@@ -148,7 +153,9 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
     is_streamed = place.policy == "stream" and place.device.type != "cpu" and not is_autoencoder
     home = torch.device("cpu") if is_streamed else place.device
     quantize = "int8" if place.quantization == "int8" and not is_autoencoder else None
-    made = plan.filled(home, place.dtype, quantize=quantize)
+    # a laptop's processor convolves bfloat16 numbers hundreds of times slower
+    dtype = product_dtype(place.dtype, place.device) if is_autoencoder else place.dtype
+    made = plan.filled(home, dtype, quantize=quantize)
     if is_autoencoder and place.quantization and place.device.type == "cpu":
         # twice as fast there, and rounded otherwise
         nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
@@ -177,6 +184,9 @@ def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore 
         facts += [place.quantization, int8.kernel(place.device.type)]
     if place.is_compiled:
         facts.append("compiled")
+    products = product_dtype(place.dtype, place.device)
+    if products != place.dtype:
+        facts.append(str(products))
     name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
     return EmbeddingStore(folder / "embeddings", name)
 

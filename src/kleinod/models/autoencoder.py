@@ -169,15 +169,23 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents (b, 128, h/16, w/16) of images (b, 3, h, w) in [-1, 1]."""
+        given, images = images.dtype, images.to(self.dtype)
         mean = self.quant_conv(self.encoder(images)).chunk(2, dim=1)[0]
         latents = F.pixel_unshuffle(mean, 2)
         centre, spread = self._statistics(latents)
-        return (latents - centre) / spread
+        return ((latents - centre) / spread).to(given)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (b, 3, h, w), about [-1, 1], of normalised latents (b, 128, h/16, w/16)."""
+        given, latents = latents.dtype, latents.to(self.dtype)
         centre, spread = self._statistics(latents)
-        return self.decoder(self.post_quant_conv(F.pixel_shuffle(latents * spread + centre, 2)))
+        scaled = F.pixel_shuffle(latents * spread + centre, 2)
+        return self.decoder(self.post_quant_conv(scaled)).to(given)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights'; what is given in another is converted, and what is made, back."""
+        return self.quant_conv.weight.dtype
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         variance = self.bn.running_var.to(like) + self.config.batch_norm_eps

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.models.products import product_dtype
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 
@@ -117,11 +118,11 @@ class Int8Linear(nn.Module):
 
     def _expanded(self, x: Tensor, start: int, stop: int) -> Tensor:
         assert self.codes is not None
-        parts = []
+        dtype, parts = product_dtype(x.dtype, x.device), []
         for first in range(start, stop, _EXPANDED_AT_ONCE):
             rows = slice(first, min(first + _EXPANDED_AT_ONCE, stop))
             weight = self.codes[rows] * self.channel_scale[rows, None]
-            parts.append(F.linear(x, weight.to(x.dtype)))
+            parts.append(F.linear(x.to(dtype), weight.to(dtype)).to(x.dtype))
         return torch.cat(parts, dim=-1)
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.models.products import product_dtype
+
 # Expanded at a time on the CPU: what stays in a core's second-level cache.
 _NUMBERS_AT_ONCE = 2**19
 # Multiplied at a time on the CPU: large enough for a matrix product, small beside the layer.
@@ -62,7 +64,7 @@ class StoredWeight(nn.Module):
 
 
 class PlainWeight(StoredWeight):
-    """Ordinary numbers, as one piece of a linear whose other pieces are stored narrower."""
+    """Ordinary numbers, beside pieces that are stored narrower or multiplied in other numbers."""
 
     weight: Tensor
 
@@ -110,6 +112,8 @@ class StoredLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, sum of the pieces' rows)."""
         out = x.new_empty(*x.shape[:-1], self._ends[-1])
+        dtype = product_dtype(x.dtype, x.device)
+        x = x.to(dtype)
         for part, end in zip(self.parts, self._ends, strict=True):
             assert isinstance(part, StoredWeight)
             count = part.shape[0]
@@ -117,7 +121,7 @@ class StoredLinear(nn.Module):
             step = _ROWS_AT_ONCE if x.device.type == "cpu" else count
             for start in range(0, count, step):
                 rows = slice(start, min(start + step, count))
-                columns[..., rows] = F.linear(x, part.block(x.dtype, rows))
+                columns[..., rows] = F.linear(x, part.block(dtype, rows))
         return out
 
 

@@ -18,6 +18,7 @@ from kleinod.errors import WeightsError
 from kleinod.mapping import let_go, mapped_ranges
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import product_dtype
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Linear
@@ -92,7 +93,8 @@ def _stand_in(
 ) -> nn.Module | None:
     """What takes the place of a linear or an embedding, so that its weight stays as it is."""
     plain = tuple(part for part in parts if isinstance(part, Tensor))
-    if len(plain) == len(parts):
+    is_narrow = product_dtype(dtype, parts[0].device) != dtype
+    if len(plain) == len(parts) and not (is_narrow and isinstance(target, nn.Linear)):
         return JoinedLinear(plain) if len(parts) > 1 and is_mapped else None
     if isinstance(target, nn.Linear) and target.bias is None:
         return StoredLinear(tuple(PlainWeight(p) if isinstance(p, Tensor) else p for p in parts))
