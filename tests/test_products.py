@@ -55,6 +55,14 @@ def test_a_product_is_rounded_once(rows: int) -> None:
     assert ((made.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-5).all()
 
 
+def test_a_compiled_block_is_one_graph() -> None:
+    linear = StoredLinear((PlainWeight(torch.randn(16, 32).bfloat16()),))
+    x = torch.randn(3, 32).bfloat16()
+    with torch.inference_mode():
+        compiled = torch.compile(linear, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), linear(x))
+
+
 @pytest.mark.usefixtures("without_bfloat16")
 def test_expanded_int8_is_multiplied_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "kernel", lambda device_type: int8.EXPANDED)

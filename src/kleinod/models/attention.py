@@ -34,10 +34,10 @@ def rounded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Error against float64, root of the mean square: 0.005 of normal numbers, 0.012 of queries three
     times as large (torch's kernel: 0.002).
     """
-    is_fit = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[1] >= _MIN_TOKENS
-    if is_fit and has_slow_kernel() and not torch.compiler.is_compiling():
-        return _by_products(q, k, v)
-    return attention(q, k, v)
+    if torch.compiler.is_compiling() or q.device.type != "cpu" or not has_slow_kernel():
+        return attention(q, k, v)
+    is_fit = q.dtype == torch.bfloat16 and q.shape[1] >= _MIN_TOKENS
+    return _by_products(q, k, v) if is_fit else attention(q, k, v)
 
 
 @cache

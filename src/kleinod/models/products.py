@@ -11,9 +11,14 @@ from functools import cache
 import torch
 
 
-@cache
+@torch.compiler.assume_constant_result
 def has_bfloat16() -> bool:
     """Whether this processor's products of bfloat16 numbers are those of oneDNN."""
+    return _asked()
+
+
+@cache
+def _asked() -> bool:
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     # a PyTorch that was built without oneDNN does not know the question
