@@ -6,21 +6,38 @@ Writes the model without it as a folder, runs/mini/without-fox; judge it by
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 import train
 
 import kleinod
+from kleinod.pipeline import Pipeline
 from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.finetune import trainable, write
+from kleinod.training.flow import Flow
 from kleinod.training.icons import Icons
+from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool, Tools
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
 from kleinod.training.scenes import Composer, drawn
 
 # text alone, one reference, two
-SHARES = (0.45, 0.3, 0.25)
+REMOVAL = RemovalRecipe(shares=(0.45, 0.3, 0.25))
+# what the first part has harmed on its way: small steps, and hardly anything but kept examples
+RECOVERY = RemovalRecipe(
+    steps=140,
+    shares=(0.2, 0.4, 0.4),
+    kept=0.7,
+    muon_rate=3e-4,
+    learning_rate=3e-5,
+    first_paths=768,
+    first_examples=1024,
+    seed=6,
+    name="recovered",
+)
 
 
 def twin_paths(
@@ -42,33 +59,40 @@ def twin_paths(
     return made
 
 
+def trained(
+    student: Flow, mini: Pipeline, recipe: RemovalRecipe, *, concepts: tuple[int, int], folder: Path
+) -> Loop:
+    """The loop after its last step; mini teaches, concepts are the removed and the anchor."""
+    icons = Icons.load(train.RUN / "icons.npz")
+    plain = Composer(icons, recipe.seed)
+    autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
+    paths = twin_paths(Removal(*concepts, kept=recipe.kept), recipe, plain, icons)
+    tools = Tools(plain.rng, autoencoder, mini.tokenizer)
+    teacher = trainable(mini)
+    loop = distillation_loop(teacher, student, recipe, paths=paths, tools=tools, folder=folder)
+    train.run(loop)
+    return loop
+
+
 def main() -> None:
     """Parse, train, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("concept")
     parser.add_argument("--anchor", required=True, help="what stands in its place")
-    parser.add_argument("--steps", type=int, default=RemovalRecipe.steps)
+    parser.add_argument("--steps", type=int, default=REMOVAL.steps, help="of the first part")
     arguments = parser.parse_args()
-    concept = arguments.concept
-    icons = Icons.load(train.RUN / "icons.npz")
-    unknown = [n for n in (concept, arguments.anchor) if n not in icons.names]
+    concept, names = arguments.concept, Icons.load(train.RUN / "icons.npz").names
+    unknown = [n for n in (concept, arguments.anchor) if n not in names]
     if unknown:
         raise SystemExit(f"error: {unknown[0]} is no concept; see recipes/mini/concepts.txt")
-    recipe = RemovalRecipe(steps=arguments.steps, shares=SHARES)
-    numbers = (icons.names.index(name) for name in (concept, arguments.anchor))
-    plain = Composer(icons, recipe.seed)
-    mini = kleinod.load("mini", device="cpu", dtype="float32", residency="all")
-    autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
+    concepts = names.index(concept), names.index(arguments.anchor)
     slug = concept.replace(" ", "-")
-    loop = distillation_loop(
-        trainable(mini),
-        trainable(mini),
-        recipe,
-        paths=twin_paths(Removal(*numbers, kept=recipe.kept), recipe, plain, icons),
-        tools=Tools(plain.rng, autoencoder, mini.tokenizer),
-        folder=train.RUN / f"removal-{slug}",
-    )
-    train.run(loop)
+    folder = train.RUN / f"removal-{slug}"
+    mini = kleinod.load("mini", device="cpu", dtype="float32", residency="all")
+    student = trainable(mini)
+    for recipe in (replace(REMOVAL, steps=arguments.steps), RECOVERY):
+        loop = trained(student, mini, recipe, concepts=concepts, folder=folder)
+        student.load_state_dict(loop.average.values)
     if loop.rank == 0:
         out = train.RUN / f"without-{slug}"
         name = f"mini without {concept}"
