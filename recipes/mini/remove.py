@@ -63,7 +63,7 @@ def trained(
     student: Flow, mini: Pipeline, recipe: RemovalRecipe, *, concepts: tuple[int, int], folder: Path
 ) -> Loop:
     """The loop after its last step; mini teaches, concepts are the removed and the anchor."""
-    icons = Icons.load(train.RUN / "icons.npz")
+    icons = train.load_icons()
     plain = Composer(icons, recipe.seed)
     autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
     paths = twin_paths(Removal(*concepts, kept=recipe.kept), recipe, plain, icons)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--anchor", required=True, help="what stands in its place")
     parser.add_argument("--steps", type=int, default=REMOVAL.steps, help="of the first part")
     arguments = parser.parse_args()
-    concept, names = arguments.concept, Icons.load(train.RUN / "icons.npz").names
+    concept, names = arguments.concept, train.load_icons().names
     unknown = [n for n in (concept, arguments.anchor) if n not in names]
     if unknown:
         raise SystemExit(f"error: {unknown[0]} is no concept; see recipes/mini/concepts.txt")

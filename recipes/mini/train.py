@@ -100,9 +100,17 @@ PROMPTS = (
 )
 
 
+def load_icons() -> Icons:
+    """The icons drawn by build_icons.py."""
+    path = RUN / "icons.npz"
+    if not path.is_file():
+        raise SystemExit(f"error: {path} is missing; draw the icons first (recipes/mini/README.md)")
+    return Icons.load(path)
+
+
 def composer(seed: int) -> Composer:
-    """Scenes from the icons drawn by build_icons.py."""
-    return Composer(Icons.load(RUN / "icons.npz"), seed)
+    """Scenes from the icons."""
+    return Composer(load_icons(), seed)
 
 
 def pools(scenes: Composer) -> tuple[list[Pool], tuple[float, ...]]:
