@@ -26,7 +26,7 @@ from kleinod.training.scenes import Composer, drawn
 
 # text alone, one reference, two
 REMOVAL = RemovalRecipe(shares=(0.45, 0.3, 0.25))
-# what the first part has harmed on its way: small steps, and hardly anything but kept examples
+# gives back what the first part has harmed: smaller steps, more kept examples, more references
 RECOVERY = RemovalRecipe(
     steps=140,
     shares=(0.2, 0.4, 0.4),
@@ -60,10 +60,15 @@ def twin_paths(
 
 
 def trained(
-    student: Flow, mini: Pipeline, recipe: RemovalRecipe, *, concepts: tuple[int, int], folder: Path
+    student: Flow,
+    mini: Pipeline,
+    *,
+    recipe: RemovalRecipe,
+    icons: Icons,
+    concepts: tuple[int, int],
+    folder: Path,
 ) -> Loop:
     """The loop after its last step; mini teaches, concepts are the removed and the anchor."""
-    icons = train.load_icons()
     plain = Composer(icons, recipe.seed)
     autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
     paths = twin_paths(Removal(*concepts, kept=recipe.kept), recipe, plain, icons)
@@ -81,7 +86,8 @@ def main() -> None:
     parser.add_argument("--anchor", required=True, help="what stands in its place")
     parser.add_argument("--steps", type=int, default=REMOVAL.steps, help="of the first part")
     arguments = parser.parse_args()
-    concept, names = arguments.concept, train.load_icons().names
+    concept, icons = arguments.concept, train.load_icons()
+    names = icons.names
     unknown = [n for n in (concept, arguments.anchor) if n not in names]
     if unknown:
         raise SystemExit(f"error: {unknown[0]} is no concept; see recipes/mini/concepts.txt")
@@ -91,12 +97,12 @@ def main() -> None:
     mini = kleinod.load("mini", device="cpu", dtype="float32", residency="all")
     student = trainable(mini)
     for recipe in (replace(REMOVAL, steps=arguments.steps), RECOVERY):
-        loop = trained(student, mini, recipe, concepts=concepts, folder=folder)
+        loop = trained(student, mini, recipe=recipe, icons=icons, concepts=concepts, folder=folder)
         student.load_state_dict(loop.average.values)
     if loop.rank == 0:
         out = train.RUN / f"without-{slug}"
         name = f"mini without {concept}"
-        write(mini, loop.whole_average(), model="mini", folder=out, name=name)
+        write(mini, loop.average.values, model="mini", folder=out, name=name)
         print(f"{out}: try kleinod generate 'a {concept}' --model {out}")
     distributed.stop()
 

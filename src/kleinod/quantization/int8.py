@@ -118,11 +118,11 @@ class Int8Linear(nn.Module):
 
     def _expanded(self, x: Tensor, start: int, stop: int) -> Tensor:
         assert self.codes is not None
-        dtype, parts = product_dtype(x.dtype, x.device), []
+        wide, parts = x.to(product_dtype(x.dtype, x.device)), []
         for first in range(start, stop, _EXPANDED_AT_ONCE):
             rows = slice(first, min(first + _EXPANDED_AT_ONCE, stop))
             weight = self.codes[rows] * self.channel_scale[rows, None]
-            parts.append(F.linear(x.to(dtype), weight.to(dtype)).to(x.dtype))
+            parts.append(F.linear(wide, weight.to(wide.dtype)).to(x.dtype))
         return torch.cat(parts, dim=-1)
 
 

@@ -113,7 +113,7 @@ def finetune(
         )
     rng = np.random.default_rng(recipe.seed)
     pools, shares = folder_pools(items, rng, recipe.max_pixels)
-    flow = trainable(pipeline).to(getattr(torch, recipe.weights))
+    flow = trainable(pipeline, getattr(torch, recipe.weights))
     flow.text_encoder.requires_grad_(recipe.trains == "all")
     tools = Tools(rng, pipeline.residents.use("autoencoder").float(), pipeline.tokenizer)
     recipe = replace(recipe, shares=shares)
@@ -127,17 +127,19 @@ def finetune(
     return folder
 
 
-def trainable(pipeline: Pipeline) -> Flow:
-    """Copies of the pipeline's text encoder and transformer, float32. Raises InputError."""
-    text_encoder = pipeline.residents.use("text_encoder")
-    flow = Flow(
-        pipeline.residents.use("transformer").config,
-        text_encoder.config,
-        text_encoder.layers_read,
-    )
+def trainable(pipeline: Pipeline, dtype: torch.dtype = torch.float32) -> Flow:
+    """Copies of the pipeline's text encoder and transformer. Raises InputError."""
+    flow = _empty(pipeline)
     for name in ("transformer", "text_encoder"):
         _fill(getattr(flow, name), pipeline.residents.use(name), name)
-    return flow.to(pipeline.device)
+    return flow.to(pipeline.device, dtype)
+
+
+def _empty(pipeline: Pipeline) -> Flow:
+    """A flow of the pipeline's size, untrained."""
+    text_encoder = pipeline.residents.use("text_encoder")
+    transformer = pipeline.residents.use("transformer")
+    return Flow(transformer.config, text_encoder.config, text_encoder.layers_read)
 
 
 def _fill(module: nn.Module, loaded: nn.Module, name: str) -> None:
@@ -159,7 +161,7 @@ def write(
     name: str,
 ) -> None:
     """A folder of `model`, the pipeline's, with other weights of transformer and text encoder."""
-    done = trainable(pipeline)
+    done = _empty(pipeline)
     done.load_state_dict(values)
     tokenizer = model_paths(catalog.find(model), Components()).tokenizer
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
