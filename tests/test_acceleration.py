@@ -18,7 +18,7 @@ from kleinod.acceleration.compiling import blocks, compile_blocks, is_wanted
 from kleinod.acceleration.graphs import MAX_RECORDINGS, GraphRunner
 from kleinod.acceleration.streaming import BlockStream, resident_count, streamed
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.painting import Conditions, Painting, Shape, advance

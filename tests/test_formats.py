@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import kleinod
-from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import JoinedLinear
 from kleinod.pipeline import Pipeline
 from kleinod.quantization.stored import StoredEmbedding, StoredLinear, StoredWeight
 from kleinod.request import Components

@@ -22,6 +22,7 @@ ORDER = (
     "images",
     "latents",
     "sampling",
+    "kernels",
     "models",
     "quantization",
     "mapping",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import kleinod
 from kleinod.config import TextEncoderConfig
 from kleinod.errors import InputError, WeightsError
-from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import JoinedLinear
 from kleinod.request import Components
 from kleinod.weights import loading
 

@@ -17,7 +17,7 @@ import kleinod
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.request import Request

@@ -18,7 +18,7 @@ from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.attention import rounded
-from kleinod.models.products import product_dtype
+from kleinod.models.products import product_dtype, told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
 from kleinod.pipeline import Pipeline
@@ -184,9 +184,9 @@ def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore 
         facts += [place.quantization, int8.kernel(place.device.type)]
     if place.is_compiled:
         facts.append("compiled")
-    products = product_dtype(place.dtype, place.device)
-    if products != place.dtype:
-        facts.append(str(products))
+    products = told(place.dtype, place.device)
+    if products is not None:
+        facts.append(products)
     name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
     return EmbeddingStore(folder / "embeddings", name)
 

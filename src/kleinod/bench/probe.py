@@ -1,7 +1,8 @@
 """How many operations a second this machine can do, in products of a model's own shapes.
 
 The best of several passes: a floor is what the machine can do, not what it does on average.
-Several ways of an int8 product are tried: column chunks with the dequantisation, and Int8Linear's.
+Several ways of a product are tried: PyTorch's, AMX's, and of int8 numbers column chunks with the
+dequantisation and Int8Linear's.
 """
 
 import time
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod.bench.engine import synchronise
+from kleinod.kernels import amx
 from kleinod.models.attention import attention, rounded
 from kleinod.quantization.int8 import PACKED_AT_ONCE
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
@@ -43,11 +45,31 @@ def measured_rates(
 def _ways(name: str, x: Tensor, weight: Tensor) -> list[Callable[[], object]]:
     """Ways of multiplying x by weight in a format."""
     if name == "int8":
-        packed = [_packed_product(x, weight)] if is_usable() and x.device.type == "cpu" else []
-        return [*(_int8_product(x, weight, chunk) for chunk in _CHUNKS), *packed]
+        own = [_packed_product(x, weight)] if is_usable() and x.device.type == "cpu" else []
+        if _fits_tiles(x, weight, 1):
+            own.append(_int8_tiles_product(x, weight))
+        return [*(_int8_product(x, weight, chunk) for chunk in _CHUNKS), *own]
     if name == "float8":
         return [_float8_product(x, weight)]
-    return [lambda: F.linear(x, weight)]
+    ways: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
+    if x.dtype == torch.bfloat16 and _fits_tiles(x, weight, 2):
+        tiles = amx.tiled(x)
+        ways.append(lambda: amx.product(tiles, weight))
+    return ways
+
+
+def _fits_tiles(x: Tensor, weight: Tensor, itemsize: int) -> bool:
+    return (
+        x.device.type == "cpu"
+        and amx.is_usable()
+        and amx.takes(len(weight), weight.shape[1], itemsize)
+    )
+
+
+def _int8_tiles_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
+    codes = amx.int8_tiles(torch.randint(-127, 128, weight.shape, dtype=torch.int8))
+    tokens, scale = amx.quantized(x), torch.ones(len(weight))
+    return lambda: amx.int8_product(tokens, codes, scale)
 
 
 def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]:

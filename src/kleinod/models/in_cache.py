@@ -5,9 +5,10 @@ normalised, turned and scaled a few at a time. Every number is computed in the s
 rounded at the same places: the result has the same bits (tests/test_in_cache.py), for widths that
 are a multiple of 32, as all are: what is left of a row is computed by other instructions.
 
-Matrix products stay whole: how oneDNN sums a product's terms depends on its shape, and a product of
-some of the columns differs in the last bit. A linear whose sums are exact (int8) offers `columns`,
-and then a range of them is computed and used before the next. Inference only.
+oneDNN's matrix products stay whole: how it sums a product's terms depends on its shape, and a
+product of some of the columns differs in the last bit. Where that is not so (int8, whose sums are
+exact, and AMX's, which have one order) a range of columns is computed and used before the next.
+Inference only.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.models import scratch
+from kleinod.models.products import tiled
 
 # of bfloat16 and its float32 copy, 1.5 MB: the second-level caches of two cores hold it
 _NUMBERS_AT_ONCE = 2**18
@@ -48,6 +50,9 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     own = getattr(linear, "columns", None)
     if own is not None:
         return Columns(x, own(x), is_whole=False)
+    some = tiled(linear, x)
+    if some is not None:
+        return Columns(x, some, is_whole=False)
     whole = product(linear, x)
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.models import in_cache
-from kleinod.models.in_cache import Columns
+from kleinod.models.in_cache import Columns, product
 
 
 def is_in_pieces(x: Tensor) -> bool:
@@ -22,7 +22,7 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     """The columns of linear(x)."""
     if is_in_pieces(x):
         return in_cache.columns(linear, x)
-    whole = in_cache.product(linear, x)
+    whole = product(linear, x)
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
 
 
@@ -54,25 +54,10 @@ def gated_sum(x: Tensor, gate: Tensor | None, linear: nn.Module, y: Tensor) -> T
     """x + gate * linear(y); x (b, l, h), gate (b, 1, h) or none."""
     if is_in_pieces(x):
         return in_cache.gated_sum(x, gate, in_cache.columns(linear, y))
-    product = in_cache.product(linear, y)
-    return x + (product if gate is None else gate * product)
+    added = product(linear, y)
+    return x + (added if gate is None else gate * added)
 
 
 def within_float16(x: Tensor) -> Tensor:
     """x, and in float16 clipped to its finite range, as diffusers does after each block."""
     return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
-
-
-class JoinedLinear(nn.Module):
-    """A linear whose weight lies in several pieces: stands in for nn.Linear without a bias.
-
-    So q, k and v of a mapped file need not be copied into one matrix.
-    """
-
-    def __init__(self, parts: tuple[Tensor, ...]) -> None:
-        super().__init__()
-        self.parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) to (…, sum of the pieces' rows)."""
-        return torch.cat([F.linear(x, part) for part in self.parts], dim=-1)

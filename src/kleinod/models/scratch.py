@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+
+from kleinod.models.products import tiled, weights
 
 # the alignment of torch's own tensors
 _ALIGNMENT = 64
@@ -64,16 +65,15 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def product(linear: nn.Module, x: Tensor) -> Tensor:
     """linear(x) of x (l, in), in memory from `empty` where it is torch's own and nothing more."""
-    if not _is_on() or not _is_plain(linear):
+    columns = tiled(linear, x)
+    if columns is not None:
+        return columns.whole()
+    matrices = weights(linear) if _is_on() else ()
+    if len(matrices) != 1:
         result: Tensor = linear(x)
         return result
-    weight = linear.weight
+    (weight,) = matrices
     return torch.mm(x, weight.t(), out=empty((len(x), len(weight)), x.dtype))
-
-
-def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
-    hooks = linear._forward_hooks or linear._forward_pre_hooks
-    return type(linear) is nn.Linear and linear.bias is None and not hooks
 
 
 def _is_on() -> bool:

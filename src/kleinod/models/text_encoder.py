@@ -53,7 +53,7 @@ class Attention(nn.Module):
         seen = mask.shape[-1]
         words = x if seen == x.shape[1] else x[:, :seen]
         q, k, v = (
-            proj(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            ops.product(proj, tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj, tokens in ((self.q_proj, x), (self.k_proj, words), (self.v_proj, words))
         )
         q, k = _rotate(self.q_norm(q), cos, sin), _rotate(self.k_norm(k), cos[:seen], sin[:seen])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from kleinod import __version__, catalog
-from kleinod.models.products import product_dtype
+from kleinod.models.products import told
 from kleinod.pipeline import Pipeline
 from kleinod.provenance.receipt import SCHEMA, Choices, Receipt, pixels_sha256
 from kleinod.quantization import int8
@@ -161,9 +161,9 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
 
 def _numbers(pipeline: Pipeline) -> dict[str, str]:
     numbers = {"dtype": str(pipeline.dtype).removeprefix("torch.")}
-    products = product_dtype(pipeline.dtype, pipeline.device)
-    if products != pipeline.dtype:
-        numbers["products"] = str(products).removeprefix("torch.")
+    products = told(pipeline.dtype, pipeline.device)
+    if products is not None:
+        numbers["products"] = products
     if pipeline.quantization == "int8":
         numbers |= {"quantize": "int8", "int8_kernel": int8.kernel(pipeline.device.type)}
     elif pipeline.quantization:

@@ -2,8 +2,9 @@
 
 y = (x_codes @ w_codes^T) * token_scale * channel_scale, with codes = round(values / scale) and
 scale = largest magnitude / 127. The sums are whole numbers below 2^31: exact, whatever their order.
-oneDNN multiplies packed weights (int8_packing.py) where the machine has instructions for it;
-elsewhere the codes are expanded and multiplied as floats, which saves memory and no time.
+kernels/amx.c multiplies them on AMX tiles, oneDNN (int8_packing.py) where the machine has other
+instructions for it; elsewhere the codes are expanded and multiplied as floats, which saves memory
+and no time.
 """
 
 import threading
@@ -11,16 +12,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.kernels import amx
 from kleinod.models.products import product_dtype
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 
-ONEDNN, EXPANDED = "onednn int8", "expanded int8"
+AMX, ONEDNN, EXPANDED = "amx int8", "onednn int8", "expanded int8"
 LARGEST = 127.0
 # packed together: wide enough for a matrix product, and its result stays in the cache
 PACKED_AT_ONCE = 1536
@@ -28,11 +31,15 @@ _EXPANDED_AT_ONCE = 512
 # quantised at a time: the numbers, their magnitudes and a float32 copy stay in the cache
 _NUMBERS_AT_ONCE = 2**18
 
+Rows = TypeVar("Rows")
+
 
 @cache
 def kernel(device_type: str) -> str:
-    """What multiplies int8 matrices on a device."""
-    return ONEDNN if device_type == "cpu" and is_usable() else EXPANDED
+    """What multiplies int8 matrices on a device, where their sizes allow it."""
+    if device_type != "cpu":
+        return EXPANDED
+    return AMX if amx.is_usable() else ONEDNN if is_usable() else EXPANDED
 
 
 @dataclass(frozen=True)
@@ -69,22 +76,25 @@ class Int8Linear(nn.Module):
     """Stands in for nn.Linear without a bias; its weight is one matrix or several in a row."""
 
     channel_scale: Tensor
-    codes: Tensor | None
+    codes: Tensor | None  # of AMX in tiles, else (out, in); oneDNN's are in packs
 
     def __init__(self, parts: tuple[Weight, ...]) -> None:
         super().__init__()
         device = parts[0].device
-        self.kernel = kernel(device.type)
         self.in_features = parts[0].shape[1]
         self.out_features = sum(part.shape[0] for part in parts)
+        self.kernel = kernel(device.type)
+        if self.kernel == AMX and not amx.takes(self.out_features, self.in_features, 1):
+            self.kernel = ONEDNN if is_usable() else EXPANDED
         made = [quantized(rows) for rows in _pieces(parts)]
         self.register_buffer("channel_scale", torch.cat([rows.scale for rows in made])[:, 0])
-        self._packs, codes = [], None
+        self._packs: list[PackedRows] = []
+        codes = [rows.codes for rows in made]
         if self.kernel == ONEDNN:
             self._packs = [PackedRows(rows.codes, rows.scale[:, 0]) for rows in made]
-        else:
-            codes = torch.cat([rows.codes for rows in made])
-        self.register_buffer("codes", codes)
+        elif self.kernel == AMX:
+            codes = [amx.int8_tiles(rows) for rows in codes]
+        self.register_buffer("codes", None if self._packs else torch.cat(codes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, out)."""
@@ -92,11 +102,21 @@ class Int8Linear(nn.Module):
 
     def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
         """A function of start and stop that computes those columns of the output."""
-        compute = self._multiplied if self._packs else self._expanded
+        ways = {AMX: self._tiled, ONEDNN: self._packed, EXPANDED: self._expanded}
+        compute = ways[self.kernel]
         return lambda start, stop: compute(x, start, stop)
 
-    def _multiplied(self, x: Tensor, start: int, stop: int) -> Tensor:
-        tokens = _shared(x)
+    def _tiled(self, x: Tensor, start: int, stop: int) -> Tensor:
+        assert self.codes is not None
+        first, end = start // amx.ROWS, -(-stop // amx.ROWS)
+        rows = slice(first * amx.ROWS, end * amx.ROWS)
+        product = amx.int8_product(
+            _shared(x, amx.quantized), self.codes[first:end], self.channel_scale[rows]
+        )
+        return product[:, start - rows.start : stop - rows.start].view(*x.shape[:-1], -1)
+
+    def _packed(self, x: Tensor, start: int, stop: int) -> Tensor:
+        tokens = _shared(x, _read)
         token_scale = tokens.scale.to(x.dtype)
         first = start // PACKED_AT_ONCE
         if (start, stop) == self._span(first):
@@ -143,25 +163,32 @@ def _dense(part: Weight, rows: slice) -> Tensor:
     return part.block(torch.float32, rows) if isinstance(part, StoredWeight) else part[rows]
 
 
+def _read(x: Tensor) -> Int8Rows:
+    """Rows of x with codes as oneDNN's product takes them."""
+    rows = quantized(x)
+    return replace(rows, codes=as_read(rows.codes))
+
+
 class _Last(threading.local):
-    """What was quantised last, its codes as the product reads them, while its tensor lives."""
+    """What was quantised last, and how, while its tensor lives."""
 
     of: "weakref.ref[Tensor] | None" = None
-    rows: Int8Rows | None = None
+    by: Callable[[Tensor], Any] | None = None
+    made: Any = None
 
 
 _last = _Last()
 
 
-def _shared(x: Tensor) -> Int8Rows:
+def _shared(x: Tensor, quantize: Callable[[Tensor], Rows]) -> Rows:
     """x's rows quantised once for all layers that read the same tensor one after the other."""
-    if _last.of is None or _last.of() is not x or _last.rows is None:
-        rows = quantized(x.reshape(-1, x.shape[-1]))
-        _last.rows = replace(rows, codes=as_read(rows.codes))
+    if _last.of is None or _last.of() is not x or _last.by is not quantize:
+        _last.made, _last.by = quantize(x.reshape(-1, x.shape[-1])), quantize
         _last.of = weakref.ref(x, _forget)
-    return _last.rows
+    made: Rows = _last.made
+    return made
 
 
 def _forget(reference: "weakref.ref[Tensor]") -> None:
     if _last.of is reference:
-        _last.of = _last.rows = None
+        _last.of = _last.by = _last.made = None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kleinod.models.ops import JoinedLinear
+from kleinod.models.products import JoinedLinear
 from kleinod.quantization.float8 import Float8Weight
 from kleinod.quantization.stored import StoredLinear
 

@@ -7,10 +7,9 @@ it is multiplied, so that no format ever takes more memory than it takes on the 
 from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kleinod.models.products import product_dtype
+from kleinod.models.products import piecewise, product_dtype
 
 # Expanded at a time on the CPU: what stays in a core's second-level cache.
 _NUMBERS_AT_ONCE = 2**19
@@ -113,15 +112,16 @@ class StoredLinear(nn.Module):
         """(…, in) to (…, sum of the pieces' rows)."""
         out = x.new_empty(*x.shape[:-1], self._ends[-1])
         dtype = product_dtype(x.dtype, x.device)
-        x = x.to(dtype)
+        flat = out.view(-1, self._ends[-1])
+        multiply = piecewise(x.to(dtype).reshape(-1, x.shape[-1]))
         for part, end in zip(self.parts, self._ends, strict=True):
             assert isinstance(part, StoredWeight)
             count = part.shape[0]
-            columns = out[..., end - count : end]
+            columns = flat[:, end - count : end]
             step = _ROWS_AT_ONCE if x.device.type == "cpu" else count
             for start in range(0, count, step):
                 rows = slice(start, min(start + step, count))
-                columns[..., rows] = F.linear(x, part.block(dtype, rows))
+                multiply(part.block(dtype, rows), columns[:, rows])
         return out
 
 

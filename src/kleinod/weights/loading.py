@@ -17,8 +17,7 @@ from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConf
 from kleinod.errors import WeightsError
 from kleinod.mapping import let_go, mapped_ranges
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.ops import JoinedLinear
-from kleinod.models.products import product_dtype
+from kleinod.models.products import JoinedLinear, product_dtype
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Linear

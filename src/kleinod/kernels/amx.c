@@ -1,0 +1,340 @@
+/* Matrix products on Intel's AMX tiles: out (m, n) = x (m, k) times w (n, k) transposed.
+
+   A tile is a register of 16 rows of 64 bytes; one instruction multiplies two of them and adds the
+   16 x 16 sums to a third, 32 terms of bfloat16 numbers or 64 of int8 at once. Two cores have a peak
+   of 5.4 TFLOPS (bfloat16) where oneDNN 3.12 reaches 2; what holds both back is memory, so here
+
+   - w, which is read once, stands for the rows and x, which is read over and over, for the columns
+     of the tiles: the rows of w need no transposition, and x is transposed once, by `pack`;
+   - WIDE rows of w, copied into tiles, stay in a core's second-level cache, while x streams past;
+   - 32 x 32 sums live in four tiles over up to DEEP tiles of the inner dimension, so that neither
+     w nor x nor sums are read more often than that needs;
+   - the line of the result that will be written is asked for while it is computed.
+
+   Every sum adds its terms in the order of k, whatever m, n and the number of threads: a product of
+   some rows or columns has the same bits as those of the whole.
+
+   Plain functions over pointers, called by ctypes (amx.py), which owns all memory. Threads are
+   OpenMP's, found in the library that PyTorch has loaded, so that both share one team.
+   Source of the instructions: Intel's Intrinsics Guide. */
+
+#if defined(__x86_64__) && defined(__linux__)
+
+#include <immintrin.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define AMX __attribute__((target( \
+    "amx-tile,amx-bf16,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prfchw")))
+
+enum {
+    LINE = 64,          /* bytes of a tile's row, and of a line of the cache */
+    TILE = 16 * LINE,   /* bytes of a tile */
+    PAIR = 2 * TILE,    /* two tiles one below the other: 32 rows */
+    WIDE = 128,         /* rows of w that stay in the cache, in bfloat16 */
+    DEEP = 96,          /* tiles of the inner dimension: 128 rows are 0.8 MB */
+    COPY = WIDE / 32 * DEEP * PAIR, /* bytes of those rows as tiles */
+    SUMS = 4 * 256,     /* numbers of 32 x 32 sums */
+};
+
+/* x in tiles, w and what is computed; all sizes in numbers, unless they say otherwise */
+struct product {
+    const uint8_t *x;   /* from pack: for each 32 rows, `depth` pairs of tiles */
+    const uint8_t *w;   /* bfloat16: rows; int8: for each 32 rows, `depth` pairs of tiles */
+    void *out;          /* bfloat16, or float32 from int8 if is_wide */
+    uint8_t *scratch;   /* threads * amx_scratch_bytes */
+    const float *w_scale, *x_scale; /* int8: of each column and row of out */
+    long m, n, depth;   /* depth: tiles of the inner dimension */
+    long out_stride;    /* numbers between rows of out */
+    long is_wide;
+    long threads;
+};
+
+/* Asks Linux for the tiles' state, once a process; 0 if it agrees. */
+int amx_enable(void) {
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    return (int)syscall(SYS_arch_prctl, REQUEST, TILE_DATA);
+}
+
+/* int8 takes half the memory: twice the rows, of half the tiles. */
+static long deepest(int is_int8) { return is_int8 ? DEEP / 2 : DEEP; }
+static long widest(int is_int8) { return is_int8 ? 2 * WIDE : WIDE; }
+
+/* What a thread needs for an m x depth: copied rows of w, and sums that wait for further terms. */
+long amx_scratch_bytes(long m, long depth, int is_int8) {
+    long count = depth > deepest(is_int8) ? (m + 31) / 32 * (widest(is_int8) / 32) : 1;
+    return COPY + count * SUMS * (long)sizeof(float);
+}
+
+/* Eight full tiles; oneDNN asks what is configured before it multiplies, so it is put back. */
+struct config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+AMX static void configure(struct config *before) {
+    struct config ours = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        ours.row_bytes[i] = LINE;
+        ours.rows[i] = 16;
+    }
+    _tile_storeconfig(before);
+    _tile_loadconfig(&ours);
+}
+
+AMX static void restore(const struct config *before) {
+    if (before->palette)
+        _tile_loadconfig(before);
+    else
+        _tile_release();
+}
+
+/* 16 x 16 words of 32 bits: pairs, then fours, then eights change places. */
+AMX static inline void transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+    }
+}
+
+/* 16 rows, those behind the last as zeros, into every second tile. */
+AMX static void pack_rows(
+    const uint8_t *x, long stride, long rows, long depth, uint8_t *to)
+{
+    __m512i r[16];
+    for (long t = 0; t < depth; t++) {
+        for (int i = 0; i < 16; i++)
+            r[i] = i < rows ? _mm512_loadu_si512(x + i * stride + t * LINE)
+                            : _mm512_setzero_si512();
+        transpose(r);
+        for (int i = 0; i < 16; i++)
+            _mm512_store_si512(to + t * PAIR + i * LINE, r[i]);
+    }
+}
+
+/* x: m rows of depth * 64 bytes, stride bytes apart, into (m + 31) / 32 * depth pairs of tiles. */
+AMX void amx_pack(const uint8_t *x, long stride, long m, long depth, uint8_t *to, long threads) {
+    long blocks = (m + 31) / 32 * 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < blocks; i++)
+        pack_rows(x + i * 16 * stride, stride, m - i * 16, depth,
+                  to + i / 2 * depth * PAIR + i % 2 * TILE);
+}
+
+/* Sixteen numbers of a row as float32. */
+AMX static inline __m512 wide(const void *x, long i, int is_float) {
+    if (is_float)
+        return _mm512_loadu_ps((const float *)x + i);
+    __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)x + i));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* A row's codes, and its scale: largest magnitude / 127, or 1 for zeros. */
+AMX static float quantize_row(const void *x, long k, int is_float, int8_t *codes) {
+    __m512i largest = _mm512_setzero_si512(), magnitude = _mm512_set1_epi32(0x7fffffff);
+    /* without the sign floats are ordered as whole numbers, and nan is the largest of all */
+    for (long i = 0; i < k; i += 16)
+        largest = _mm512_max_epi32(
+            largest, _mm512_and_si512(_mm512_castps_si512(wide(x, i, is_float)), magnitude));
+    int bits = _mm512_reduce_max_epi32(largest);
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    scale = bits ? scale / 127.0f : 1.0f;
+    for (long i = 0; i < k; i += 16) {
+        __m512 quotient = _mm512_div_ps(wide(x, i, is_float), _mm512_set1_ps(scale));
+        __m128i some = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(quotient));
+        _mm_storeu_si128((__m128i *)(codes + i), some);
+    }
+    return scale;
+}
+
+/* As amx_pack, from numbers that are quantised on the way; codes: threads * 16 * k bytes. */
+AMX void amx_quantize_pack(
+    const uint8_t *x, long stride, long m, long depth, uint8_t *to, long threads, int is_float,
+    float *scale, int8_t *codes)
+{
+    long blocks = (m + 31) / 32 * 2, k = depth * LINE;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < blocks; i++) {
+        int8_t *own = codes + omp_get_thread_num() * 16 * k;
+        long rows = m - i * 16 < 16 ? m - i * 16 : 16;
+        for (long row = 0; row < rows; row++)
+            scale[i * 16 + row] =
+                quantize_row(x + (i * 16 + row) * stride, k, is_float, own + row * k);
+        pack_rows((uint8_t *)own, k, rows, depth, to + i / 2 * depth * PAIR + i % 2 * TILE);
+    }
+}
+
+/* 32 rows of w, deep tiles each, as pairs of tiles. A little of every row at a time: reading
+   so many streams the machine prefetches well, and the writes stay near each other. */
+AMX static void copy_rows(const uint8_t *w, long stride, long deep, uint8_t *to) {
+    enum { RUN = 4 };
+    for (long first = 0; first < deep; first += RUN) {
+        long end = first + RUN < deep ? first + RUN : deep;
+        for (int i = 0; i < 32; i++)
+            for (long t = first; t < end; t++)
+                _mm512_store_si512(
+                    to + t * PAIR + i * LINE, _mm512_loadu_si512(w + i * stride + t * LINE));
+    }
+}
+
+/* 32 x 32 sums over deep tiles: w's rows by x's rows. Their lines of the result, `rows` of them
+   `stride` bytes apart, are fetched for writing meanwhile. */
+#define MULTIPLY(NAME, DOT)                                                                \
+    AMX static inline void NAME(                                                           \
+        const uint8_t *w, const uint8_t *x, long deep, float *sums, int is_first,          \
+        const uint8_t *result, long stride, long rows)                                     \
+    {                                                                                      \
+        if (is_first) {                                                                    \
+            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                    \
+        } else {                                                                           \
+            _tile_loadd(0, sums, LINE); _tile_loadd(1, sums + 256, LINE);                  \
+            _tile_loadd(2, sums + 512, LINE); _tile_loadd(3, sums + 768, LINE);            \
+        }                                                                                  \
+        for (long t = 0; t < deep; t++) {                                                  \
+            if (t < rows)                                                                  \
+                __builtin_prefetch(result + t * stride, 1, 2);                             \
+            _tile_loadd(4, w + t * PAIR, LINE); _tile_loadd(6, x + t * PAIR, LINE);        \
+            _tile_loadd(7, x + t * PAIR + TILE, LINE);                                     \
+            _tile_loadd(5, w + t * PAIR + TILE, LINE);                                     \
+            DOT(0, 4, 6); DOT(1, 4, 7); DOT(2, 5, 6); DOT(3, 5, 7);                        \
+        }                                                                                  \
+        _tile_stored(0, sums, LINE); _tile_stored(1, sums + 256, LINE);                    \
+        _tile_stored(2, sums + 512, LINE); _tile_stored(3, sums + 768, LINE);              \
+    }
+
+MULTIPLY(multiply_bfloat16, _tile_dpbf16ps)
+MULTIPLY(multiply_int8, _tile_dpbssd)
+
+/* Of 32 x 32 sums those of 16 rows of x: 32 numbers of each, in two registers. */
+AMX static inline void turn(const float *sums, int half, __m512i left[16], __m512i right[16]) {
+    for (int i = 0; i < 16; i++) {
+        left[i] = _mm512_load_si512(sums + half * 256 + i * 16);
+        right[i] = _mm512_load_si512(sums + 512 + half * 256 + i * 16);
+    }
+    transpose(left);
+    transpose(right);
+}
+
+AMX static inline void store_bfloat16(uint16_t *out, __m512 left, __m512 right) {
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+}
+
+AMX static void write_bfloat16(const struct product *p, const float *sums, long row, long column) {
+    __m512i left[16], right[16];
+    for (int half = 0; half < 2; half++) {
+        turn(sums, half, left, right);
+        for (long i = 0; i < 16 && row + half * 16 + i < p->m; i++)
+            store_bfloat16(
+                (uint16_t *)p->out + (row + half * 16 + i) * p->out_stride + column,
+                _mm512_castsi512_ps(left[i]), _mm512_castsi512_ps(right[i]));
+    }
+}
+
+AMX static void write_int8(const struct product *p, const float *sums, long row, long column) {
+    __m512i left[16], right[16];
+    __m512 low = _mm512_loadu_ps(p->w_scale + column);
+    __m512 high = _mm512_loadu_ps(p->w_scale + column + 16);
+    for (int half = 0; half < 2; half++) {
+        turn(sums, half, left, right);
+        for (long i = 0; i < 16 && row + half * 16 + i < p->m; i++) {
+            long r = row + half * 16 + i;
+            __m512 scale = _mm512_set1_ps(p->x_scale[r]);
+            __m512 a = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(left[i]), low), scale);
+            __m512 b = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(right[i]), high), scale);
+            if (p->is_wide) {
+                float *out = (float *)p->out + r * p->out_stride + column;
+                _mm512_storeu_ps(out, a);
+                _mm512_storeu_ps(out + 16, b);
+            } else {
+                store_bfloat16((uint16_t *)p->out + r * p->out_stride + column, a, b);
+            }
+        }
+    }
+}
+
+/* All rows of out in the columns of `panels` times 32 rows of w, from the n-th on. */
+AMX static void columns(
+    const struct product *p, int is_int8, long n, long panels, uint8_t *copy, float *sums)
+{
+    long most = deepest(is_int8), blocks = (p->m + 31) / 32;
+    long size = p->is_wide ? 4 : 2, is_split = p->depth > most;
+    for (long k = 0; k < p->depth; k += most) {
+        long deep = k + most < p->depth ? most : p->depth - k;
+        int is_last = k + deep == p->depth;
+        for (long i = 0; i < panels && !is_int8; i++)
+            copy_rows(p->w + (n + 32 * i) * p->depth * LINE + k * LINE, p->depth * LINE, deep,
+                      copy + i * deep * PAIR);
+        for (long b = 0; b < blocks; b++) {
+            const uint8_t *x = p->x + (b * p->depth + k) * PAIR;
+            long rows = p->m - 32 * b < 32 ? p->m - 32 * b : 32;
+            for (long i = 0; i < panels; i++) {
+                long column = n + 32 * i;
+                float *own = sums + (is_split ? (b * panels + i) * SUMS : 0);
+                const uint8_t *result =
+                    (uint8_t *)p->out + (32 * b * p->out_stride + column) * size;
+                long fetched = is_last ? rows : 0;
+                if (is_int8) {
+                    multiply_int8(p->w + (column / 32 * p->depth + k) * PAIR, x, deep, own, k == 0,
+                                  result, p->out_stride * size, fetched);
+                    if (is_last)
+                        write_int8(p, own, 32 * b, column);
+                } else {
+                    multiply_bfloat16(copy + i * deep * PAIR, x, deep, own, k == 0, result,
+                                      p->out_stride * size, fetched);
+                    if (is_last)
+                        write_bfloat16(p, own, 32 * b, column);
+                }
+            }
+        }
+    }
+}
+
+/* Rows of w for a thread at a time: few enough for every thread to get some. */
+static long share(const struct product *p, int is_int8) {
+    long even = (p->n / (2 * p->threads) + 31) / 32 * 32;
+    return even < 32 ? 32 : even < widest(is_int8) ? even : widest(is_int8);
+}
+
+/* The whole product. A core that is slowed by others takes fewer of the shares. */
+AMX static void multiply(const struct product *p, int is_int8) {
+    long rows = share(p, is_int8), size = amx_scratch_bytes(p->m, p->depth, is_int8);
+#pragma omp parallel num_threads(p->threads)
+    {
+        struct config before;
+        configure(&before);
+        uint8_t *copy = p->scratch + omp_get_thread_num() * size;
+        float *sums = (float *)(copy + COPY);
+#pragma omp for schedule(dynamic, 1)
+        for (long n = 0; n < p->n; n += rows)
+            columns(p, is_int8, n, (p->n - n < rows ? p->n - n : rows) / 32, copy, sums);
+        restore(&before);
+    }
+}
+
+AMX void amx_bfloat16(const struct product *p) { multiply(p, 0); }
+
+AMX void amx_int8(const struct product *p) { multiply(p, 1); }
+
+#endif

@@ -1,0 +1,174 @@
+"""Matrix products on Intel's AMX tiles, computed by amx.c: bfloat16, and int8 with scales.
+
+y = x w^T. x is brought into tiles once and may then meet any rows of any weight. A product of
+bfloat16 numbers is summed in float32 in the order of the inner dimension and rounded once, as
+oneDNN's is, whose order differs: 1 of 7,000 numbers has another last bit. Unlike oneDNN's it has
+the same bits for some rows or columns as for all, and on any number of threads.
+
+amx.c is compiled with the package where a C compiler is. Without it, on another processor, and
+where the kernel refuses the tiles' state, `is_usable` is False and the callers use PyTorch.
+"""
+
+import ctypes
+import importlib.machinery
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# bytes of a pair of tiles and of a tile's row, and rows of a pair
+_PAIR, _LINE, ROWS = 2048, 64, 32
+_COUNT, _POINTER = ctypes.c_long, ctypes.c_void_p
+OFF = "KLEINOD_AMX"
+
+
+class _Product(ctypes.Structure):
+    """amx.c's struct product."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "w", "out", "scratch", "w_scale", "x_scale")),
+        *((name, _COUNT) for name in ("m", "n", "depth", "out_stride", "is_wide", "threads")),
+    )
+
+
+@cache
+def is_usable() -> bool:
+    """Whether the code is there, this processor has AMX, and a small product is right.
+
+    KLEINOD_AMX=off in the environment says no.
+    """
+    if os.environ.get(OFF, "").lower() == "off" or _library() is None:
+        return False
+    if not torch.cpu._is_amx_tile_supported() or _code().amx_enable() != 0:
+        return False
+    x = torch.arange(5 * ROWS, dtype=torch.float32).remainder(7).sub(3).repeat(2, 1).bfloat16()
+    weight = x[:1].repeat(ROWS, 1).mul(torch.arange(ROWS)[:, None]).bfloat16()
+    return torch.equal(product(tiled(x), weight), (x.float() @ weight.float().T).bfloat16())
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_amx{suffix}")
+        if path.exists():
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:
+                return None
+    return None
+
+
+@cache
+def _code() -> ctypes.CDLL:
+    """The library with its functions' signatures."""
+    code = _library()
+    assert code is not None
+    code.amx_pack.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT]
+    code.amx_quantize_pack.argtypes = [
+        *(_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT, ctypes.c_int, _POINTER, _POINTER)
+    ]
+    code.amx_scratch_bytes.argtypes = [_COUNT, _COUNT, ctypes.c_int]
+    code.amx_scratch_bytes.restype = _COUNT
+    for name in ("amx_pack", "amx_quantize_pack", "amx_bfloat16", "amx_int8"):
+        getattr(code, name).restype = None
+    return code
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Rows (num_rows, columns) as the products read them; scale (num_rows,) where quantised."""
+
+    memory: Tensor
+    num_rows: int
+    columns: int
+    dtype: torch.dtype
+    scale: Tensor | None = None
+
+    @property
+    def depth(self) -> int:
+        """Tiles of the inner dimension."""
+        return self.columns * (1 if self.scale is not None else 2) // _LINE
+
+
+def takes(rows: int, columns: int, itemsize: int) -> bool:
+    """Whether weights (rows, columns) of so many bytes each fill whole tiles."""
+    return rows % ROWS == 0 and columns * itemsize % _LINE == 0 and rows > 0 < columns
+
+
+def tiled(x: Tensor) -> Tiles:
+    """Rows of x (m, k), bfloat16; k a multiple of 32."""
+    assert x.dtype == torch.bfloat16
+    x, (num_rows, columns) = _with_plain_rows(x), x.shape
+    depth, threads = columns * 2 // _LINE, torch.get_num_threads()
+    memory = _aligned(-(-num_rows // ROWS) * depth * _PAIR)
+    _code().amx_pack(x.data_ptr(), x.stride(0) * 2, num_rows, depth, memory.data_ptr(), threads)
+    return Tiles(memory, num_rows, columns, x.dtype)
+
+
+def quantized(x: Tensor) -> Tiles:
+    """Rows of x (m, k), bfloat16 or float32, in int8 with a scale each; k a multiple of 64.
+
+    scale = largest magnitude / 127, and of zeros 1; codes = round(x / scale), half to even.
+    """
+    assert x.dtype in (torch.bfloat16, torch.float32)
+    x, (num_rows, columns) = _with_plain_rows(x), x.shape
+    depth, threads = columns // _LINE, torch.get_num_threads()
+    memory = _aligned(-(-num_rows // ROWS) * depth * _PAIR)
+    scale, codes = torch.empty(num_rows), _aligned(threads * 16 * columns)
+    _code().amx_quantize_pack(
+        *(x.data_ptr(), x.stride(0) * x.itemsize, num_rows, depth, memory.data_ptr(), threads),
+        *(x.dtype == torch.float32, scale.data_ptr(), codes.data_ptr()),
+    )
+    return Tiles(memory, num_rows, columns, x.dtype, scale)
+
+
+def product(x: Tiles, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """(m, n) of x's m rows and weight (n, k), bfloat16; n a multiple of 32."""
+    assert x.scale is None and weight.dtype == torch.bfloat16 and weight.is_contiguous()
+    assert weight.shape[1] == x.columns
+    out = torch.empty(x.num_rows, len(weight), dtype=x.dtype) if out is None else out
+    _multiply(x, weight, out, None)
+    return out
+
+
+def int8_product(x: Tiles, codes: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
+    """(m, n) in x's dtype of x's m rows and codes from `int8_tiles`, times the scales (n,)."""
+    assert x.scale is not None and scale.dtype == torch.float32 and scale.is_contiguous()
+    assert codes.is_contiguous() and codes.numel() == len(scale) * x.columns
+    out = torch.empty(x.num_rows, len(scale), dtype=x.dtype) if out is None else out
+    _multiply(x, codes, out, scale)
+    return out
+
+
+def int8_tiles(codes: Tensor) -> Tensor:
+    """Codes (n, k), int8, as `int8_product` reads them: (n / 32, k / 64, 32, 64)."""
+    rows, columns = codes.shape
+    return codes.view(rows // ROWS, ROWS, columns // _LINE, _LINE).transpose(1, 2).contiguous()
+
+
+def _multiply(x: Tiles, weight: Tensor, out: Tensor, scale: Tensor | None) -> None:
+    assert out.dtype == x.dtype and out.stride(1) == 1 and len(out) == x.num_rows
+    code, threads = _code(), torch.get_num_threads()
+    size = code.amx_scratch_bytes(x.num_rows, x.depth, scale is not None)
+    scratch = _aligned(threads * size)
+    arguments = _Product(
+        *(x.memory.data_ptr(), weight.data_ptr(), out.data_ptr(), scratch.data_ptr()),
+        None if scale is None else scale.data_ptr(),
+        None if x.scale is None else x.scale.data_ptr(),
+        *(x.num_rows, out.shape[1], x.depth, out.stride(0)),
+        *(out.dtype == torch.float32, threads),
+    )
+    multiply = code.amx_bfloat16 if scale is None else code.amx_int8
+    multiply(ctypes.byref(arguments))
+
+
+def _with_plain_rows(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _aligned(size: int) -> Tensor:
+    """Bytes that start on a line of the cache, as PyTorch's memory on the CPU does."""
+    return torch.empty(size, dtype=torch.uint8)

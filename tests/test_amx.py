@@ -1,0 +1,182 @@
+"""Products on AMX tiles: right, of the same bits whatever is computed with them, and told."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kleinod.config import TransformerConfig
+from kleinod.kernels import amx
+from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.models import in_cache, products
+from kleinod.models.transformer import Transformer
+from kleinod.quantization import int8
+from kleinod.quantization.stored import PlainWeight, StoredLinear
+
+with_amx = pytest.mark.skipif(not amx.is_usable(), reason="no AMX, or no C compiler built it")
+# rows, inner, columns: whole tiles and not, more than are computed at once, few and many terms
+SHAPES = [(1, 32, 32), (33, 96, 64), (16, 4096, 160), (200, 6272, 416), (770, 256, 1024)]
+
+
+def _matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@with_amx
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_product_is_rounded_once(shape: tuple[int, int, int]) -> None:
+    rows, inner, columns = shape
+    x, weight = _matrix(rows, inner), _matrix(columns, inner, seed=1)
+    made = amx.product(amx.tiled(x), weight)
+    exact = x.double() @ weight.double().T
+    # half of the last of eight bits, and what a float32 sum of so many terms loses (1e-4 seen)
+    assert ((made.double() - exact).abs() <= exact.abs() * 2**-8 + inner * 1e-7).all()
+
+
+@with_amx
+def test_some_rows_and_columns_have_the_bits_of_all() -> None:
+    x, weight = _matrix(200, 6272), _matrix(416, 6272, seed=1)
+    whole = amx.product(amx.tiled(x), weight)
+    wide = torch.zeros(150, 500, dtype=torch.bfloat16)
+    amx.product(amx.tiled(x[50:]), weight[96:320], wide[:, 100:324])
+    assert torch.equal(wide[:, 100:324], whole[50:, 96:320])
+    assert not wide[:, :100].any() and not wide[:, 324:].any()
+
+
+@with_amx
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = _matrix(100, 6272), _matrix(416, 6272, seed=1)
+    made = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        tiles = amx.quantized(x)
+        codes = amx.int8_tiles(int8.quantized(weight).codes)
+        made.append(
+            (amx.product(amx.tiled(x), weight), amx.int8_product(tiles, codes, torch.ones(416)))
+        )
+    for other in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
+
+
+@with_amx
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] % 64 == 0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    rows, inner, columns = shape
+    x, weight = _matrix(rows, inner).to(dtype), _matrix(columns, inner, seed=1)
+    x[0] = 0
+    known, codes = int8.quantized(x), int8.quantized(weight)
+    tiles, scale = amx.quantized(x), codes.scale[:, 0].contiguous()
+    assert torch.equal(tiles.scale, known.scale[:, 0])
+    made = amx.int8_product(tiles, amx.int8_tiles(codes.codes), scale)
+    sums = (known.codes.double() @ codes.codes.double().T).float()
+    assert torch.equal(made, (sums * scale * known.scale).to(dtype))
+
+
+@with_amx
+def test_what_is_no_number_stays_so() -> None:
+    x = torch.ones(40, 64)
+    x[3, 5], x[7, 9] = float("nan"), float("inf")
+    made = amx.int8_product(
+        amx.quantized(x), amx.int8_tiles(torch.ones(32, 64, dtype=torch.int8)), torch.ones(32)
+    )
+    assert made.isfinite().all(1).logical_not().nonzero().flatten().tolist() == [3, 7]
+
+
+@with_amx
+def test_onednn_multiplies_as_before() -> None:
+    x, weight = _matrix(70, 96), _matrix(64, 96, seed=1)
+    before = F.linear(x, weight)
+    for _ in range(3):
+        amx.product(amx.tiled(x), weight)
+        assert torch.equal(F.linear(x, weight), before)
+
+
+def _transformer() -> tuple[Transformer, tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=32,
+        joint_attention_dim=96, axes_dims_rope=(8, 8, 8, 8),
+    )  # fmt: skip
+    tokens = torch.randn(1, 64, 128).bfloat16(), torch.tensor([0.5]).bfloat16()
+    ids = image_position_ids(8, 8), text_position_ids(20)
+    return Transformer(config).bfloat16().eval(), (*tokens, torch.randn(1, 20, 96).bfloat16(), *ids)
+
+
+@with_amx
+@torch.no_grad()
+def test_a_transformer_is_as_near_to_float32_as_with_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, inputs = _transformer()
+    made = {True: model(*inputs)}
+    calls: list[int] = []
+    monkeypatch.setattr(amx, "product", lambda *_: calls.append(1))
+    monkeypatch.setattr(amx, "is_usable", lambda: False)
+    made[False] = model(*inputs)
+    assert not calls
+    exact = model.float()(*(x.float() if x.is_floating_point() else x for x in inputs))
+    errors = {on: (y - exact).norm() / exact.norm() for on, y in made.items()}
+    # both 0.004: what bfloat16 costs, whoever multiplies
+    assert abs(errors[True] - errors[False]) < 0.1 * errors[False] < 1e-3
+    assert not torch.equal(made[True], made[False]) or errors[True] == errors[False]
+
+
+@with_amx
+def test_gradients_and_compiled_graphs_are_pytorchs() -> None:
+    linear = torch.nn.Linear(64, 32, bias=False).bfloat16()
+    x = _matrix(64, 64)
+    with torch.no_grad():
+        assert products.tiled(linear, x) is not None
+        assert products.tiled(linear, x[:2]) is None
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not products.is_tiled(x)
+    assert products.tiled(linear, x) is None
+    compiled = torch.compile(lambda x: in_cache.product(linear, x), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), linear(x))
+
+
+@with_amx
+@torch.no_grad()
+def test_a_weight_in_pieces_or_stored_has_the_bits_of_the_whole() -> None:
+    weight, x = _matrix(640, 128), _matrix(50, 128, seed=1).view(2, 25, 128)
+    whole = in_cache.product(_linear(weight), x)
+    assert torch.equal(in_cache.product(products.JoinedLinear(weight.split(320)), x), whole)
+    assert torch.equal(StoredLinear((PlainWeight(weight),))(x), whole)
+    columns = in_cache.columns(_linear(weight), x)
+    assert not columns.is_whole
+    for start, stop in ((0, 640), (1, 2), (31, 65), (300, 350)):
+        assert torch.equal(columns(start, stop), whole[..., start:stop])
+
+
+def _linear(weight: Tensor) -> torch.nn.Linear:
+    linear = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
+def test_only_whole_tiles_are_taken() -> None:
+    assert amx.takes(64, 96, 2) and amx.takes(32, 64, 1)
+    assert not (amx.takes(40, 64, 2) or amx.takes(64, 48, 2) or amx.takes(64, 96, 1))
+
+
+def test_it_can_be_switched_off() -> None:
+    code = "from kleinod.kernels import amx; print(amx.is_usable())"
+    environment = {"KLEINOD_AMX": "off", "PATH": "/usr/bin:/bin"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False\n"
+
+
+def test_a_receipt_names_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_usable in (True, False):
+        monkeypatch.setattr(amx, "is_usable", lambda on=is_usable: on)
+        device = torch.device("cpu")
+        told = products.told(torch.bfloat16, device)
+        assert told == ("amx" if is_usable else None) or not products.has_bfloat16()
+        assert products.told(torch.float32, device) is None
