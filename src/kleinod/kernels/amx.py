@@ -1,4 +1,6 @@
-"""Matrix products on Intel's AMX tiles, computed by amx.c: bfloat16, and int8 with scales.
+"""Matrix products and attention on Intel's AMX tiles, computed by amx.c and amx_attention.c.
+
+Products are of bfloat16 numbers, or of int8 with scales.
 
 y = x w^T. x is brought into tiles once and may then meet any rows of any weight. A product of
 bfloat16 numbers is summed in float32 in the order of the inner dimension and rounded once, as
@@ -23,6 +25,9 @@ from torch import Tensor
 _PAIR, _LINE, ROWS = 2048, 64, 32
 _COUNT, _POINTER = ctypes.c_long, ctypes.c_void_p
 OFF = "KLEINOD_AMX"
+_STRIDES = ("token", "head")
+# columns of a head that its attention has room for
+_MOST_COLUMNS = 128
 
 
 class _Product(ctypes.Structure):
@@ -31,6 +36,18 @@ class _Product(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("x", "w", "out", "scratch", "w_scale", "x_scale")),
         *((name, _COUNT) for name in ("m", "n", "depth", "out_stride", "is_wide", "threads")),
+    )
+
+
+class _Attention(ctypes.Structure):
+    """amx_attention.c's struct attention."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("q", "k", "v", "out", "tiles", "scratch")),
+        *((name, _COUNT) for name in ("length", "heads", "columns")),
+        *((f"{name}_{each}", _COUNT) for name in ("q", "k", "v", "out") for each in _STRIDES),
+        ("threads", _COUNT),
+        ("scale", ctypes.c_float),
     )
 
 
@@ -72,7 +89,10 @@ def _code() -> ctypes.CDLL:
     ]
     code.amx_scratch_bytes.argtypes = [_COUNT, _COUNT, ctypes.c_int]
     code.amx_scratch_bytes.restype = _COUNT
-    for name in ("amx_pack", "amx_quantize_pack", "amx_bfloat16", "amx_int8"):
+    code.amx_attention_bytes.argtypes = [_COUNT, _COUNT, _COUNT]
+    for name in ("amx_attention_bytes", "amx_attention_scratch_bytes"):
+        getattr(code, name).restype = _COUNT
+    for name in ("amx_pack", "amx_quantize_pack", "amx_bfloat16", "amx_int8", "amx_attention"):
         getattr(code, name).restype = None
     return code
 
@@ -163,6 +183,38 @@ def _multiply(x: Tiles, weight: Tensor, out: Tensor, scale: Tensor | None) -> No
     )
     multiply = code.amx_bfloat16 if scale is None else code.amx_int8
     multiply(ctypes.byref(arguments))
+
+
+def takes_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether `attention` computes these (b, l, n, d): full, of one length, bfloat16."""
+    columns = q.shape[-1]
+    return (
+        q.shape == k.shape == v.shape
+        and all(x.dtype == torch.bfloat16 and x.stride(-1) == 1 for x in (q, k, v))
+        and 0 < columns <= _MOST_COLUMNS
+        and columns % ROWS == 0
+    )
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of (b, l, n, d) that `takes_heads` allows; (b, l, n, d).
+
+    Scores and sums are float32, the weights of the values rounded to bfloat16, as in PyTorch.
+    """
+    length, heads, columns = q.shape[1:]
+    out = torch.empty(q.shape, dtype=q.dtype)
+    code, threads = _code(), torch.get_num_threads()
+    tiles = _aligned(code.amx_attention_bytes(length, heads, columns))
+    scratch = _aligned(threads * code.amx_attention_scratch_bytes())
+    for rows in zip(q, k, v, out, strict=True):
+        arguments = _Attention(
+            *(x.data_ptr() for x in (*rows, tiles, scratch)),
+            *(length, heads, columns),
+            *(stride for x in rows for stride in x.stride()[:2]),
+            *(threads, columns**-0.5),
+        )
+        code.amx_attention(ctypes.byref(arguments))
+    return out
 
 
 def _with_plain_rows(x: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Full attention over (b, l, n, d), the fastest that the device has.
 
-softmax(q k^T / sqrt(d)) v, without a mask. On the CPU torch's own kernel is the fastest of those
-that keep scores in float32 (docs/log.md has what was tried). Without AMX it multiplies at a third
-of the speed of a plain product, and `rounded` computes by plain products, whose scores are rounded
-to bfloat16: for modes that round more elsewhere. Knows nothing about blocks.
+softmax(q k^T / sqrt(d)) v, without a mask. With AMX, kernels/amx_attention.c computes bfloat16
+heads, rounding where torch does. On other CPUs torch's own kernel is the fastest of those that keep
+scores in float32 (docs/log.md has what was tried). It multiplies at a third of the speed of a plain
+product there, and `rounded` computes by plain products, whose scores are rounded to bfloat16: for
+modes that round more elsewhere. Knows nothing about blocks.
 """
 
 from functools import cache
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kleinod.kernels import amx
 from kleinod.models import attention_cuda, scratch
+from kleinod.models.products import is_tiled
 
 # scores of so many queries of one head against all keys stay in a core's cache
 _QUERIES_AT_ONCE = 256
@@ -24,6 +27,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries, keys and values (b, l, n, d) to (b, l, n * d)."""
     if q.device.type == "cuda":
         return attention_cuda.attention(q, k, v)
+    if is_tiled(q) and amx.takes_heads(q, k, v):
+        return amx.attention(q, k, v).flatten(2)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 

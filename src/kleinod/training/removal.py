@@ -1,9 +1,8 @@
 """Remove a named concept from a trained model, and leave the rest as it is.
 
-The model is distilled into itself: where the words name the concept or one of several references
-shows it, the student learns to answer as the teacher does when another thing stands in its place;
-where the only reference shows it, as the teacher does when that is to be removed; everywhere else,
-to answer as before. So it needs no many-step base, and the references are covered as the words are. (Concept
+The model is distilled into itself: where prompt or references show the concept, the student learns
+to answer as the teacher does when another thing stands in its place; everywhere else, to answer as
+before. So it needs no many-step base, and the references are covered as the words are. (Concept
 ablation by an anchor: Kumari et al., 2023; here on the teacher's own paths, and with references.)
 """
 
@@ -109,18 +108,7 @@ class Removal:
             kept = instead(_example(plain, kind), plain.names, self.concept, self.anchor)
             return kept, kept
         asked = _example(insisting, kind)
-        return asked, self.answered(asked, plain.names)
-
-    def answered(self, asked: Example, names: tuple[str, ...]) -> Example:
-        """What the teacher is asked in place of an example that may show the concept."""
-        references, words, target = instead(asked, names, self.concept, self.anchor)
-        shown = [[t.concept == self.concept for t in scene.things] for scene in asked[0]]
-        if len(shown) != 1 or not any(shown[0]):
-            return references, words, target
-        # to repaint what is seen as something else is hard, and to learn it harmed other edits
-        (before,) = references
-        left = (t for t, gone in zip(before.things, shown[0], strict=True) if not gone)
-        return references, f"remove the {names[self.anchor]}", replace(before, things=tuple(left))
+        return asked, instead(asked, plain.names, self.concept, self.anchor)
 
 
 def _example(composer: Composer, kind: int) -> Example:
