@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.memory import use_large_pages
-from kleinod.models.attention import rounded
+from kleinod.models.attention import inexact
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
@@ -170,7 +170,7 @@ def _int8(module: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(made.get_submodule(parent), child, Int8Linear((linear.weight,)))
     if isinstance(made, Transformer):
-        made.use_attention(rounded)
+        made.use_attention(inexact)
     return made.eval().requires_grad_(False)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from kleinod.config import TransformerConfig
 from kleinod.kernels import amx
 from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.models import in_cache, products
+from kleinod.models import attention, in_cache, products
 from kleinod.models.transformer import Transformer
 from kleinod.quantization import int8
 from kleinod.quantization.stored import PlainWeight, StoredLinear
@@ -104,6 +104,16 @@ def test_attention_is_as_near_as_pytorchs(shape: tuple[int, ...], size: float) -
     errors = [(y - exact).norm() / exact.norm() for y in (amx.attention(q, k, v), plain(q, k, v))]
     # both round the weights of the values to bfloat16: 0.0017 to 0.0023 seen
     assert abs(errors[0] - errors[1]) < 0.1 * errors[1]
+
+
+@with_amx
+@torch.no_grad()
+def test_only_modes_that_round_elsewhere_have_its_attention() -> None:
+    q, k, v = (_matrix(64, 64, seed=seed).view(1, 64, 2, 32) for seed in range(3))
+    assert torch.equal(attention.inexact(q, k, v), amx.attention(q, k, v).flatten(2))
+    heads = (x.transpose(1, 2) for x in (q, k, v))
+    plain = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    assert torch.equal(attention.attention(q, k, v), plain)
 
 
 @with_amx

@@ -30,7 +30,7 @@ def test_rounded_scores_cost_half_a_percent(
     monkeypatch.setattr(attention, "has_slow_kernel", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     heads = _heads(length, batch=2)
-    made = attention.rounded(*heads)
+    made = attention.inexact(*heads)
     # normal numbers: 0.0045 seen, torch's own kernel 0.0022
     assert 0.003 < _error(made, heads) < 0.006
     assert _error(attention.attention(*heads), heads) < 0.003
@@ -41,9 +41,9 @@ def test_rounded_scores_cost_half_a_percent(
 def test_large_scores_cost_more_and_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "has_slow_kernel", lambda: True)
     heads = _heads(512, scale=3.0)
-    assert 0.006 < _error(attention.rounded(*heads), heads) < 0.02
+    assert 0.006 < _error(attention.inexact(*heads), heads) < 0.02
     huge = _heads(512, scale=1000.0)
-    assert attention.rounded(*huge).isfinite().all()
+    assert attention.inexact(*huge).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_elsewhere_it_is_torchs(
 ) -> None:
     monkeypatch.setattr(attention, "has_slow_kernel", lambda: is_slow)
     heads = tuple(x.to(dtype) for x in _heads(length))
-    assert torch.equal(attention.rounded(*heads), attention.attention(*heads))
+    assert torch.equal(attention.inexact(*heads), attention.attention(*heads))
 
 
-@pytest.mark.parametrize(("quantize", "expected"), [(None, "attention"), ("int8", "rounded")])
+@pytest.mark.parametrize(("quantize", "expected"), [(None, "attention"), ("int8", "inexact")])
 def test_only_lossy_modes_round_scores(quantize: str | None, expected: str) -> None:
     pipeline = kleinod.load("mini", device="cpu", quantize=quantize)
     transformer = pipeline.residents.use("transformer")

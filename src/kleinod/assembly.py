@@ -17,7 +17,7 @@ from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.memory import available_bytes, memory_told, use_large_pages
-from kleinod.models.attention import rounded
+from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
@@ -160,7 +160,7 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
         # twice as fast there, and rounded otherwise
         nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
     if place.quantization and isinstance(made, Transformer):
-        made.use_attention(rounded)
+        made.use_attention(inexact)
     if place.quantization == "fp8":
         scaled_float8.with_float8_products(made)
     if place.is_compiled:

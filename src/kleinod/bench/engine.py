@@ -155,10 +155,9 @@ def attention_name(device: torch.device, dtype: torch.dtype, quantization: str |
     """The kernel that attention takes, for heads of 128 as the published models have."""
     if device.type == "cuda":
         return attention_cuda.chosen(device, dtype, 128)
-    if device.type == "cpu" and dtype == torch.bfloat16 and amx.is_usable():
-        return "amx"
-    is_rounded = quantization and dtype == torch.bfloat16 and has_slow_kernel()
-    return "plain products" if is_rounded else "pytorch"
+    if not quantization or device.type != "cpu" or dtype != torch.bfloat16:
+        return "pytorch"
+    return "amx" if amx.is_usable() else "plain products" if has_slow_kernel() else "pytorch"
 
 
 def noise_picture(size: int) -> Tensor:

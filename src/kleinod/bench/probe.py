@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kleinod.bench.engine import synchronise
 from kleinod.kernels import amx
-from kleinod.models.attention import attention, rounded
+from kleinod.models.attention import attention, inexact
 from kleinod.quantization.int8 import PACKED_AT_ONCE
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 
@@ -104,7 +104,7 @@ def _float8_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
 def _attention_rate(x: Tensor, tokens: int, heads: int) -> float:
     """Of the faster of the two ways that kleinod has."""
     q, k, v = (torch.randn_like(x).view(1, tokens, heads, -1) for _ in range(3))
-    ways = (lambda: attention(q, k, v), lambda: rounded(q, k, v))
+    ways = (lambda: attention(q, k, v), lambda: inexact(q, k, v))
     return 4.0 * tokens**2 * x.shape[1] / min(_best(way, x.device) for way in ways)
 
 

@@ -1,10 +1,10 @@
 """Full attention over (b, l, n, d), the fastest that the device has.
 
-softmax(q k^T / sqrt(d)) v, without a mask. With AMX, kernels/amx_attention.c computes bfloat16
-heads, rounding where torch does. On other CPUs torch's own kernel is the fastest of those that keep
-scores in float32 (docs/log.md has what was tried). It multiplies at a third of the speed of a plain
-product there, and `rounded` computes by plain products, whose scores are rounded to bfloat16: for
-modes that round more elsewhere. Knows nothing about blocks.
+softmax(q k^T / sqrt(d)) v, without a mask. On the CPU the exact mode has torch's own kernel, with
+the reference's bits. Modes that are another picture anyway have `inexact`: with AMX
+kernels/amx_attention.c, as near to the formula as torch's; on CPUs without AMX, where torch's
+kernel multiplies at a third of the speed of a plain product, plain products whose scores are
+rounded to bfloat16. Knows nothing about blocks.
 """
 
 from functools import cache
@@ -27,18 +27,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries, keys and values (b, l, n, d) to (b, l, n * d)."""
     if q.device.type == "cuda":
         return attention_cuda.attention(q, k, v)
-    if is_tiled(q) and amx.takes_heads(q, k, v):
-        return amx.attention(q, k, v).flatten(2)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
 
-def rounded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same, with scores rounded to bfloat16 where that is faster.
+def inexact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same, in other last bits where that is faster.
 
-    Error against float64, root of the mean square: 0.005 of normal numbers, 0.012 of queries three
-    times as large (torch's kernel: 0.002).
+    Error against float64, root of the mean square: 0.002 with AMX, as torch's; by plain products
+    0.005 of normal numbers, 0.012 of queries three times as large.
     """
+    if is_tiled(q) and amx.takes_heads(q, k, v):
+        return amx.attention(q, k, v).flatten(2)
     if torch.compiler.is_compiling() or q.device.type != "cpu" or not has_slow_kernel():
         return attention(q, k, v)
     is_fit = q.dtype == torch.bfloat16 and q.shape[1] >= _MIN_TOKENS
