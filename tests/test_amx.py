@@ -1,5 +1,6 @@
 """Products on AMX tiles: right, of the same bits whatever is computed with them, and told."""
 
+import logging
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import kleinod
 from kleinod.config import TransformerConfig
 from kleinod.kernels import amx
 from kleinod.latents import image_position_ids, text_position_ids
@@ -219,6 +221,32 @@ def test_it_can_be_switched_off() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("is_off", "library", "reason"),
+    [
+        (True, object(), "KLEINOD_AMX is off"),
+        (False, None, "kleinod was installed without a C compiler"),
+        (False, object(), "the system refuses it"),
+    ],
+)
+def test_a_processor_that_has_it_in_vain_is_told(
+    is_off: bool,
+    library: object,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(amx, "is_usable", lambda: False)
+    monkeypatch.setattr(amx, "_library", lambda: library)
+    monkeypatch.setenv("KLEINOD_AMX", "off" if is_off else "on")
+    with caplog.at_level(logging.INFO, logger="kleinod"):
+        kleinod.load("mini", device="cpu")
+        assert not caplog.messages
+        kleinod.load("mini", device="cpu", dtype="bfloat16")
+    assert caplog.messages == [f"AMX is not used: {reason}"]
 
 
 def test_a_receipt_names_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
+from kleinod.kernels import amx
 from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
@@ -83,10 +84,17 @@ def load(
         raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
     is_compiled = compiling.is_wanted(compile, place)
     where = _Place(place, number, policy, quantization, is_compiled)
-    if product_dtype(number, place) != number:
-        _log.info("this processor has no products of bfloat16 numbers; they are made in float32")
+    _log_slower_products(where)
     with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
         return _assembled(paths, info, where, progress or _silent)
+
+
+def _log_slower_products(place: "_Place") -> None:
+    if product_dtype(place.dtype, place.device) != place.dtype:
+        _log.info("this processor has no products of bfloat16 numbers; they are made in float32")
+    unused = amx.why_unused() if place.device.type == "cpu" else None
+    if unused and (place.quantization == "int8" or place.dtype == torch.bfloat16):
+        _log.info("AMX is not used: %s", unused)
 
 
 def _silent(stage: str, fraction: float) -> None:

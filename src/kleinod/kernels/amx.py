@@ -57,13 +57,26 @@ def is_usable() -> bool:
 
     KLEINOD_AMX=off in the environment says no.
     """
-    if os.environ.get(OFF, "").lower() == "off" or _library() is None:
+    if _is_off() or _library() is None:
         return False
     if not torch.cpu._is_amx_tile_supported() or _code().amx_enable() != 0:
         return False
     x = torch.arange(5 * ROWS, dtype=torch.float32).remainder(7).sub(3).repeat(2, 1).bfloat16()
     weight = x[:1].repeat(ROWS, 1).mul(torch.arange(ROWS)[:, None]).bfloat16()
     return torch.equal(product(tiled(x), weight), (x.float() @ weight.float().T).bfloat16())
+
+
+def why_unused() -> str | None:
+    """Why a processor that has AMX computes without it; None if it does not, or has none."""
+    if not torch.cpu._is_amx_tile_supported() or is_usable():
+        return None
+    if _is_off():
+        return f"{OFF} is off"
+    return "the system refuses it" if _library() else "kleinod was installed without a C compiler"
+
+
+def _is_off() -> bool:
+    return os.environ.get(OFF, "").lower() == "off"
 
 
 @cache
