@@ -14,6 +14,7 @@ where the kernel refuses the tiles' state, `is_usable` is False and the callers 
 import ctypes
 import importlib.machinery
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -186,7 +187,7 @@ def _multiply(x: Tiles, weight: Tensor, out: Tensor, scale: Tensor | None) -> No
     assert out.dtype == x.dtype and out.stride(1) == 1 and len(out) == x.num_rows
     code, threads = _code(), torch.get_num_threads()
     size = code.amx_scratch_bytes(x.num_rows, x.depth, scale is not None)
-    scratch = _aligned(threads * size)
+    scratch = _scratch(threads * size)
     arguments = _Product(
         *(x.memory.data_ptr(), weight.data_ptr(), out.data_ptr(), scratch.data_ptr()),
         None if scale is None else scale.data_ptr(),
@@ -218,7 +219,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = torch.empty(q.shape, dtype=q.dtype)
     code, threads = _code(), torch.get_num_threads()
     tiles = _aligned(code.amx_attention_bytes(length, heads, columns))
-    scratch = _aligned(threads * code.amx_attention_scratch_bytes())
+    scratch = _scratch(threads * code.amx_attention_scratch_bytes())
     for rows in zip(q, k, v, out, strict=True):
         arguments = _Attention(
             *(x.data_ptr() for x in (*rows, tiles, scratch)),
@@ -232,6 +233,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _with_plain_rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
+
+
+class _Kept(threading.local):
+    """The scratch of one thread's products: fresh memory for many cores would cost page faults."""
+
+    memory: Tensor | None = None
+
+
+_kept = _Kept()
+
+
+def _scratch(size: int) -> Tensor:
+    if _kept.memory is None or len(_kept.memory) < size:
+        _kept.memory = _aligned(size)
+    return _kept.memory
 
 
 def _aligned(size: int) -> Tensor:
