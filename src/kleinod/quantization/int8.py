@@ -37,9 +37,12 @@ Rows = TypeVar("Rows")
 @cache
 def kernel(device_type: str) -> str:
     """What multiplies int8 matrices on a device, where their sizes allow it."""
-    if device_type != "cpu":
-        return EXPANDED
-    return AMX if amx.is_usable() else ONEDNN if is_usable() else EXPANDED
+    is_tiled = device_type == "cpu" and amx.is_usable()
+    return AMX if is_tiled else _without_tiles(device_type)
+
+
+def _without_tiles(device_type: str) -> str:
+    return ONEDNN if device_type == "cpu" and is_usable() else EXPANDED
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Int8Linear(nn.Module):
         self.out_features = sum(part.shape[0] for part in parts)
         self.kernel = kernel(device.type)
         if self.kernel == AMX and not amx.takes(self.out_features, self.in_features, 1):
-            self.kernel = ONEDNN if is_usable() else EXPANDED
+            self.kernel = _without_tiles(device.type)
         made = [quantized(rows) for rows in _pieces(parts)]
         self.register_buffer("channel_scale", torch.cat([rows.scale for rows in made])[:, 0])
         self._packs: list[PackedRows] = []
