@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -313,21 +312,26 @@ def test_scales_of_norms_are_no_auxiliary_tensors() -> None:
     assert is_auxiliary("double_blocks.0.img_attn.qkv.input_scale")
 
 
-def test_it_takes_half_a_second_and_no_torch(tmp_path: Path) -> None:
-    """At real size, with a neighbour; processor time, as others may work here."""
+def test_it_is_quick_since_it_imports_little_and_reads_headers_only(tmp_path: Path) -> None:
+    """At real size, with a neighbour: 26 GB, of which the headers are 0.1 MB.
+
+    That is what makes it take half a second; the time itself depends on the machine.
+    """
     path = write_sparse(tmp_path / "flux-2-klein-9b.safetensors", as_fp8(klein(**KLEIN_9B)))
     write_sparse(tmp_path / "qwen_3_8b.safetensors", _encoder(4096, 12288))
     code = (
-        "import sys, time\n"
+        "import resource, sys\n"
         "from kleinod.cli import app\n"
         "from typer.testing import CliRunner\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"result = CliRunner().invoke(app, ['inspect', {str(path)!r}])\n"
         "assert result.exit_code == 0, result.output\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(time.process_time())"
+        "heavy = {'torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'tokenizers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    start = time.monotonic()
     output = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    assert float(output.stdout) < 0.5, f"{time.monotonic() - start:.2f} s in all"
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(output.stdout) * unit < 64e6
