@@ -42,7 +42,8 @@ def _pairs(rows: int, inner: int, columns: int) -> dict[str, tuple[Callable[[], 
     out, tiles = torch.empty(rows, columns, dtype=x.dtype), amx.tiled(x)
     tokens, made = quantized(x), quantized(weight)
     scale, token_scale = made.scale[:, 0].contiguous(), tokens.scale.bfloat16()
-    read, codes, quantised = as_read(tokens.codes), amx.int8_tiles(made.codes), amx.quantized(x)
+    read, quantised = as_read(tokens.codes), amx.quantized(x)
+    codes = amx.Int8Weight(amx.int8_tiles(made.codes), scale)
     parts = zip(made.codes.split(PACKED_AT_ONCE), scale.split(PACKED_AT_ONCE), strict=True)
     packs = [PackedRows(*part) for part in parts]
     return {
@@ -52,7 +53,7 @@ def _pairs(rows: int, inner: int, columns: int) -> dict[str, tuple[Callable[[], 
         ),
         "int8": (
             lambda: [pack.product(read, x.dtype).mul_(token_scale) for pack in packs],
-            lambda: amx.int8_product(quantised, codes, scale, out),
+            lambda: amx.int8_product(quantised, codes, out),
         ),
     }
 

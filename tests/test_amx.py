@@ -27,6 +27,10 @@ def _matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
+def _int8_weight(codes: Tensor, scale: Tensor) -> amx.Int8Weight:
+    return amx.Int8Weight(amx.int8_tiles(codes), scale)
+
+
 @with_amx
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_product_is_rounded_once(shape: tuple[int, int, int]) -> None:
@@ -55,10 +59,8 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
         tiles = amx.quantized(x)
-        codes = amx.int8_tiles(int8.quantized(weight).codes)
-        made.append(
-            (amx.product(amx.tiled(x), weight), amx.int8_product(tiles, codes, torch.ones(416)))
-        )
+        codes = _int8_weight(int8.quantized(weight).codes, torch.ones(416))
+        made.append((amx.product(amx.tiled(x), weight), amx.int8_product(tiles, codes)))
     for other in made[1:]:
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
@@ -73,7 +75,7 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) ->
     known, codes = int8.quantized(x), int8.quantized(weight)
     tiles, scale = amx.quantized(x), codes.scale[:, 0].contiguous()
     assert torch.equal(tiles.scale, known.scale[:, 0])
-    made = amx.int8_product(tiles, amx.int8_tiles(codes.codes), scale)
+    made = amx.int8_product(tiles, _int8_weight(codes.codes, scale))
     sums = (known.codes.double() @ codes.codes.double().T).float()
     assert torch.equal(made, (sums * scale * known.scale).to(dtype))
 
@@ -82,9 +84,8 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) ->
 def test_what_is_no_number_stays_so() -> None:
     x = torch.ones(40, 64)
     x[3, 5], x[7, 9] = float("nan"), float("inf")
-    made = amx.int8_product(
-        amx.quantized(x), amx.int8_tiles(torch.ones(32, 64, dtype=torch.int8)), torch.ones(32)
-    )
+    weight = _int8_weight(torch.ones(32, 64, dtype=torch.int8), torch.ones(32))
+    made = amx.int8_product(amx.quantized(x), weight)
     assert made.isfinite().all(1).logical_not().nonzero().flatten().tolist() == [3, 7]
 
 

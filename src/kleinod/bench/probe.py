@@ -68,8 +68,8 @@ def _fits_tiles(x: Tensor, weight: Tensor, itemsize: int) -> bool:
 
 def _int8_tiles_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
     codes = amx.int8_tiles(torch.randint(-127, 128, weight.shape, dtype=torch.int8))
-    tokens, scale = amx.quantized(x), torch.ones(len(weight))
-    return lambda: amx.int8_product(tokens, codes, scale)
+    tokens, made = amx.quantized(x), amx.Int8Weight(codes, torch.ones(len(weight)))
+    return lambda: amx.int8_product(tokens, made)
 
 
 def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]:

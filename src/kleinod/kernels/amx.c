@@ -19,6 +19,7 @@
 
 #if defined(__x86_64__) && defined(__linux__)
 
+#include "amx_results.h"
 #include "amx_tiles.h"
 
 #include <sys/syscall.h>
@@ -28,19 +29,6 @@ enum {
     WIDE = 128,                     /* rows of w that stay in the cache, in bfloat16 */
     DEEP = 96,                      /* tiles of the inner dimension: 128 rows are 0.8 MB */
     COPY = WIDE / 32 * DEEP * PAIR, /* bytes of those rows as tiles */
-};
-
-/* x in tiles, w and what is computed; all sizes in numbers, unless they say otherwise */
-struct product {
-    const uint8_t *x;   /* from pack: for each 32 rows, `depth` pairs of tiles */
-    const uint8_t *w;   /* bfloat16: rows; int8: for each 32 rows, `depth` pairs of tiles */
-    void *out;          /* bfloat16, or float32 from int8 if is_wide */
-    uint8_t *scratch;   /* threads * amx_scratch_bytes */
-    const float *w_scale, *x_scale; /* int8: of each column and row of out */
-    long m, n, depth;   /* depth: tiles of the inner dimension */
-    long out_stride;    /* numbers between rows of out */
-    long is_wide;
-    long threads;
 };
 
 /* Asks Linux for the tiles' state, once a process; 0 if it agrees. */
@@ -55,7 +43,7 @@ static long widest(int is_int8) { return is_int8 ? 2 * WIDE : WIDE; }
 
 /* What a thread needs for an m x depth: copied rows of w, and sums that wait for further terms. */
 long amx_scratch_bytes(long m, long depth, int is_int8) {
-    long count = depth > deepest(is_int8) ? (m + 31) / 32 * (widest(is_int8) / 32) : 1;
+    long count = depth > deepest(is_int8) ? (m + 31) / 32 * (widest(is_int8) / 32) : MOST_GROUPED;
     return COPY + count * SUMS * (long)sizeof(float);
 }
 
@@ -68,27 +56,19 @@ AMX void amx_pack(const uint8_t *x, long stride, long m, long depth, uint8_t *to
                   to + i / 2 * depth * PAIR + i % 2 * TILE);
 }
 
-/* Sixteen numbers of a row as float32. */
-AMX static inline __m512 wide(const void *x, long i, int is_float) {
-    if (is_float)
-        return _mm512_loadu_ps((const float *)x + i);
-    __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)x + i));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
 /* A row's codes, and its scale: largest magnitude / 127, or 1 for zeros. */
 AMX static float quantize_row(const void *x, long k, int is_float, int8_t *codes) {
     __m512i largest = _mm512_setzero_si512(), magnitude = _mm512_set1_epi32(0x7fffffff);
     /* without the sign floats are ordered as whole numbers, and nan is the largest of all */
     for (long i = 0; i < k; i += 16)
         largest = _mm512_max_epi32(
-            largest, _mm512_and_si512(_mm512_castps_si512(wide(x, i, is_float)), magnitude));
+            largest, _mm512_and_si512(_mm512_castps_si512(sixteen(x, i, is_float)), magnitude));
     int bits = _mm512_reduce_max_epi32(largest);
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     scale = bits ? scale / 127.0f : 1.0f;
     for (long i = 0; i < k; i += 16) {
-        __m512 quotient = _mm512_div_ps(wide(x, i, is_float), _mm512_set1_ps(scale));
+        __m512 quotient = _mm512_div_ps(sixteen(x, i, is_float), _mm512_set1_ps(scale));
         __m128i some = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(quotient));
         _mm_storeu_si128((__m128i *)(codes + i), some);
     }
@@ -112,45 +92,13 @@ AMX void amx_quantize_pack(
     }
 }
 
-AMX static void write_bfloat16(const struct product *p, const float *sums, long row, long column) {
-    __m512i left[16], right[16];
-    for (int half = 0; half < 2; half++) {
-        turn(sums, half, left, right);
-        for (long i = 0; i < 16 && row + half * 16 + i < p->m; i++)
-            store_bfloat16(
-                (uint16_t *)p->out + (row + half * 16 + i) * p->out_stride + column,
-                _mm512_castsi512_ps(left[i]), _mm512_castsi512_ps(right[i]));
-    }
-}
-
-AMX static void write_int8(const struct product *p, const float *sums, long row, long column) {
-    __m512i left[16], right[16];
-    __m512 low = _mm512_loadu_ps(p->w_scale + column);
-    __m512 high = _mm512_loadu_ps(p->w_scale + column + 16);
-    for (int half = 0; half < 2; half++) {
-        turn(sums, half, left, right);
-        for (long i = 0; i < 16 && row + half * 16 + i < p->m; i++) {
-            long r = row + half * 16 + i;
-            __m512 scale = _mm512_set1_ps(p->x_scale[r]);
-            __m512 a = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(left[i]), low), scale);
-            __m512 b = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(right[i]), high), scale);
-            if (p->is_wide) {
-                float *out = (float *)p->out + r * p->out_stride + column;
-                _mm512_storeu_ps(out, a);
-                _mm512_storeu_ps(out + 16, b);
-            } else {
-                store_bfloat16((uint16_t *)p->out + r * p->out_stride + column, a, b);
-            }
-        }
-    }
-}
-
-/* All rows of out in the columns of `panels` times 32 rows of w, from the n-th on. */
+/* All rows of out in the columns of `panels` times 32 rows of w, from the n-th on. The sums of a
+   whole group are there when it is written: of gate and value, or of all columns of a head. */
 AMX static void columns(
     const struct product *p, int is_int8, long n, long panels, uint8_t *copy, float *sums)
 {
-    long most = deepest(is_int8), blocks = (p->m + 31) / 32;
-    long size = p->is_wide ? 4 : 2, is_split = p->depth > most;
+    long most = deepest(is_int8), blocks = (p->m + 31) / 32, arms = arms_of(p);
+    long group = group_of(p) * arms, count = panels * arms, is_split = p->depth > most;
     for (long k = 0; k < p->depth; k += most) {
         long deep = k + most < p->depth ? most : p->depth - k;
         int is_last = k + deep == p->depth;
@@ -160,32 +108,31 @@ AMX static void columns(
         for (long b = 0; b < blocks; b++) {
             const uint8_t *x = p->x + (b * p->depth + k) * PAIR;
             long rows = p->m - 32 * b < 32 ? p->m - 32 * b : 32;
-            for (long i = 0; i < panels; i++) {
-                long column = n + 32 * i;
-                float *own = sums + (is_split ? (b * panels + i) * SUMS : 0);
-                const uint8_t *result =
-                    (uint8_t *)p->out + (32 * b * p->out_stride + column) * size;
+            for (long i = 0; i < count; i++) {
+                long column = n + 32 * (i / arms);
+                float *own = sums + (is_split ? b * count + i : i % group) * SUMS;
+                const uint8_t *w = i % arms ? p->value : p->w;
+                const uint8_t *result = at(p, 32 * b, column);
                 long fetched = is_last ? rows : 0;
-                if (is_int8) {
-                    multiply_int8(p->w + (column / 32 * p->depth + k) * PAIR, x, deep, own, k == 0,
-                                  result, p->out_stride * size, fetched);
-                    if (is_last)
-                        write_int8(p, own, 32 * b, column);
-                } else {
+                if (!is_int8)
                     multiply_bfloat16(copy + i * deep * PAIR, x, deep, own, k == 0, result,
-                                      p->out_stride * size, fetched);
-                    if (is_last)
-                        write_bfloat16(p, own, 32 * b, column);
-                }
+                                      stride_of(p), fetched);
+                else
+                    multiply_int8(w + (column / 32 * p->depth + k) * PAIR, x, deep, own, k == 0,
+                                  result, stride_of(p), fetched);
+                if (is_last && (i + 1) % group == 0)
+                    finish(p, is_int8, own - (group - 1) * SUMS, 32 * b,
+                           column - 32 * (group / arms - 1));
             }
         }
     }
 }
 
-/* Rows of w for a thread at a time: few enough for every thread to get some. */
+/* Rows of w for a thread at a time: few enough for every thread to get some, and whole heads. */
 static long share(const struct product *p, int is_int8) {
-    long even = (p->n / (2 * p->threads) + 31) / 32 * 32;
-    return even < 32 ? 32 : even < widest(is_int8) ? even : widest(is_int8);
+    long unit = 32 * group_of(p), most = widest(is_int8) / arms_of(p) / unit * unit;
+    long even = (p->n / (2 * p->threads) + unit - 1) / unit * unit;
+    return even < unit ? unit : even < most ? even : most;
 }
 
 /* The whole product. A core that is slowed by others takes fewer of the shares. */

@@ -29,14 +29,23 @@ OFF = "KLEINOD_AMX"
 _STRIDES = ("token", "head")
 # columns of a head that its attention has room for
 _MOST_COLUMNS = 128
+# columns of a head that a product can turn
+MOST_HEAD = 256
+# amx_results.h: what becomes of a product; a plain one is 0
+_GATED_SUM, _SWIGLU, _TURNED = 1, 2, 3
 
 
 class _Product(ctypes.Structure):
     """amx.c's struct product."""
 
     _fields_ = (
-        *((name, _POINTER) for name in ("x", "w", "out", "scratch", "w_scale", "x_scale")),
-        *((name, _COUNT) for name in ("m", "n", "depth", "out_stride", "is_wide", "threads")),
+        *((name, _POINTER) for name in ("x", "w", "value", "out", "scratch")),
+        *((name, _POINTER) for name in ("w_scale", "x_scale", "value_scale")),
+        *((name, _POINTER) for name in ("added", "gate", "norm", "turns")),
+        *((name, _COUNT) for name in ("m", "n", "depth")),
+        *((name, _COUNT) for name in ("out_stride", "added_stride", "gate_stride")),
+        *((name, _COUNT) for name in ("head", "length", "then", "is_wide", "threads")),
+        ("eps", ctypes.c_float),
     )
 
 
@@ -164,16 +173,66 @@ def product(x: Tiles, weight: Tensor, out: Tensor | None = None) -> Tensor:
     assert x.scale is None and weight.dtype == torch.bfloat16 and weight.is_contiguous()
     assert weight.shape[1] == x.columns
     out = torch.empty(x.num_rows, len(weight), dtype=x.dtype) if out is None else out
-    _multiply(x, weight, out, None)
+    _multiply(x, out, w=weight)
     return out
 
 
-def int8_product(x: Tiles, codes: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
-    """(m, n) in x's dtype of x's m rows and codes from `int8_tiles`, times the scales (n,)."""
-    assert x.scale is not None and scale.dtype == torch.float32 and scale.is_contiguous()
-    assert codes.is_contiguous() and codes.numel() == len(scale) * x.columns
-    out = torch.empty(x.num_rows, len(scale), dtype=x.dtype) if out is None else out
-    _multiply(x, codes, out, scale)
+@dataclass(frozen=True)
+class Int8Weight:
+    """Codes from `int8_tiles` and the scales (n,), float32, of an int8 weight (n, k)."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def rows(self, start: int, stop: int) -> "Int8Weight":
+        """Some rows of the weight; multiples of 32."""
+        assert start % ROWS == stop % ROWS == 0
+        return Int8Weight(self.codes[start // ROWS : stop // ROWS], self.scale[start:stop])
+
+
+def int8_product(x: Tiles, weight: Int8Weight, out: Tensor | None = None) -> Tensor:
+    """y (m, n) in x's dtype: x's m rows times the weight's."""
+    out = torch.empty(x.num_rows, len(weight.scale), dtype=x.dtype) if out is None else out
+    _multiply_int8(x, weight, out)
+    return out
+
+
+def int8_gated_sum(x: Tiles, weight: Int8Weight, added: Tensor, gate: Tensor | None) -> Tensor:
+    """added + gate * y, or without a gate added + y.
+
+    added (b, l, n) of b * l = m rows and gate (b or 1, 1, n) are bfloat16.
+    """
+    out = torch.empty(added.shape, dtype=added.dtype)
+    rows, length = added.reshape(x.num_rows, -1), added.shape[1]
+    rows = _with_plain_rows(rows)
+    more: dict[str, Tensor | int] = {"added": rows, "added_stride": rows.stride(0)}
+    if gate is not None:
+        gate = gate if gate.stride(-1) == 1 else gate.contiguous()
+        more |= {"gate": gate, "gate_stride": gate.stride(0) if len(gate) > 1 else 0}
+    _multiply_int8(x, weight, out.view(x.num_rows, -1), then=_GATED_SUM, length=length, **more)
+    return out
+
+
+def int8_swiglu(x: Tiles, gate: Int8Weight, value: Int8Weight, out: Tensor) -> None:
+    """silu(y) * z to out (m, n), bfloat16; y and z are x's rows times the gate's and the value's.
+
+    SiLU is 2e-6 off before it is rounded.
+    """
+    assert value.codes.shape == gate.codes.shape and value.codes.is_contiguous()
+    _multiply_int8(x, gate, out, then=_SWIGLU, value=value.codes, value_scale=value.scale)
+
+
+def int8_turned(x: Tiles, weight: Int8Weight, norm: Tensor, *, turns: Tensor, eps: float) -> Tensor:
+    """Heads (m, n) of y, each normalised by its root mean square, scaled and turned.
+
+    norm (d,) is the scale, bfloat16; turns (l, d / 2) complex64, for m / l pictures; n is a
+    multiple of d, and d of 32, at most MOST_HEAD.
+    """
+    assert norm.dtype == torch.bfloat16 and turns.dtype == torch.complex64
+    assert norm.is_contiguous() and turns.is_contiguous() and turns.shape[1] * 2 == len(norm)
+    out = torch.empty(x.num_rows, len(weight.scale), dtype=x.dtype)
+    sizes = {"head": len(norm), "length": len(turns)}
+    _multiply_int8(x, weight, out, then=_TURNED, norm=norm, turns=turns, eps=eps, **sizes)
     return out
 
 
@@ -183,20 +242,25 @@ def int8_tiles(codes: Tensor) -> Tensor:
     return codes.view(rows // ROWS, ROWS, columns // _LINE, _LINE).transpose(1, 2).contiguous()
 
 
-def _multiply(x: Tiles, weight: Tensor, out: Tensor, scale: Tensor | None) -> None:
+def _multiply_int8(x: Tiles, weight: Int8Weight, out: Tensor, **more: Tensor | float) -> None:
+    codes, scale = weight.codes, weight.scale
+    assert x.scale is not None and scale.dtype == torch.float32 and scale.is_contiguous()
+    assert codes.is_contiguous() and codes.numel() == len(scale) * x.columns
+    assert out.shape[1] == len(scale)
+    _multiply(x, out, w=codes, w_scale=scale, x_scale=x.scale, **more)
+
+
+def _multiply(x: Tiles, out: Tensor, **more: Tensor | float) -> None:
+    """`more` are fields of _Product; those that are not given are null."""
     assert out.dtype == x.dtype and out.stride(1) == 1 and len(out) == x.num_rows
-    code, threads = _code(), torch.get_num_threads()
-    size = code.amx_scratch_bytes(x.num_rows, x.depth, scale is not None)
-    scratch = _scratch(threads * size)
-    arguments = _Product(
-        *(x.memory.data_ptr(), weight.data_ptr(), out.data_ptr(), scratch.data_ptr()),
-        None if scale is None else scale.data_ptr(),
-        None if x.scale is None else x.scale.data_ptr(),
-        *(x.num_rows, out.shape[1], x.depth, out.stride(0)),
-        *(out.dtype == torch.float32, threads),
-    )
-    multiply = code.amx_bfloat16 if scale is None else code.amx_int8
-    multiply(ctypes.byref(arguments))
+    code, threads, is_int8 = _code(), torch.get_num_threads(), x.scale is not None
+    scratch = _scratch(threads * code.amx_scratch_bytes(x.num_rows, x.depth, is_int8))
+    given = {"x": x.memory, "out": out, "scratch": scratch} | more
+    fields = {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in given.items()}
+    sizes = {"m": x.num_rows, "n": out.shape[1], "depth": x.depth, "out_stride": out.stride(0)}
+    is_wide = out.dtype == torch.float32
+    arguments = _Product(**fields, **sizes, is_wide=is_wide, threads=threads)
+    (code.amx_int8 if is_int8 else code.amx_bfloat16)(ctypes.byref(arguments))
 
 
 def takes_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:

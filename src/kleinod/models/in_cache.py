@@ -13,6 +13,7 @@ Inference only.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,38 @@ _NUMBERS_AT_ONCE = 2**18
 _COLUMNS_AT_ONCE = 1536
 
 
+@runtime_checkable
+class UsedUp(Protocol):
+    """Columns of a product that end in a formula of this module, and are written nowhere.
+
+    In modes that round elsewhere: the formula's sums have another order. Columns are counted from
+    the first of the product; every method says by None or False that it does not take the case.
+    """
+
+    def turned(
+        self, span: tuple[int, int], scale: Tensor, *, turns: Tensor, eps: float
+    ) -> Tensor | None:
+        """`turned` of columns from start to stop, (b, l, n, d)."""
+
+    def swiglu(self, start: int, value: "UsedUp", value_start: int, out: Tensor) -> bool:
+        """`swiglu` of as many columns as out (b, l, dim) has, written there."""
+
+    def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
+        """`gated_sum` of all columns."""
+
+
 @dataclass(frozen=True)
 class Columns:
-    """A linear's output for `of` (b, l, …): whole, or computed when some columns are asked for."""
+    """A linear's output for `of` (b, l, …): whole, or computed when some columns are asked for.
+
+    `used_up` is what computes them where it can also do more.
+    """
 
     of: Tensor
     compute: Callable[[int, int], Tensor]
     is_whole: bool
     first: int = 0
+    used_up: UsedUp | None = None
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop, counted from the first; (b, l, stop - start)."""
@@ -49,7 +74,9 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     """The columns of linear(x)."""
     own = getattr(linear, "columns", None)
     if own is not None:
-        return Columns(x, own(x), is_whole=False)
+        some = own(x)
+        more = some if isinstance(some, UsedUp) else None
+        return Columns(x, some, is_whole=False, used_up=more)
     some = tiled(linear, x)
     if some is not None:
         return Columns(x, some, is_whole=False)
@@ -105,8 +132,17 @@ def _normalised(x: Tensor, eps: float) -> Tensor:
     return wide.mul_((wide * wide).mean(-1, keepdim=True).add_(eps).rsqrt_())
 
 
-def turned(x: Tensor, scale: Tensor, eps: float, turns: Tensor) -> Tensor:
-    """rms_norm, then adjacent pairs times the complex turns (l, d/2), over x (b, l, n, d)."""
+def turned(columns: Columns, count: int, scale: Tensor, *, eps: float, turns: Tensor) -> Tensor:
+    """rms_norm, then adjacent pairs times the complex turns (l, d/2), of `count` columns.
+
+    (b, l, n, d), d the length of the scale.
+    """
+    if columns.used_up is not None:
+        span = columns.first, columns.first + count
+        made = columns.used_up.turned(span, scale, turns=turns, eps=eps)
+        if made is not None:
+            return made
+    x = columns(0, count).unflatten(-1, (-1, len(scale)))
     out = scratch.empty(x.shape, scale.dtype)
     for rows in _rows(x):
         part = _normalised(x[:, rows], eps).to(scale.dtype).mul_(scale).float()
@@ -122,6 +158,9 @@ def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Te
     if beside is not None:
         joined[..., :width] = beside
     out = joined[..., width:]
+    if gate.used_up is not None and value.used_up is not None:
+        if gate.used_up.swiglu(gate.first, value.used_up, value.first, out):
+            return joined
     for rows, some in _tiles(gate, out):
         left, right = gate(some.start, some.stop), value(some.start, some.stop)
         # in place where nobody else will read it, and not where it would be written far away
@@ -132,6 +171,10 @@ def swiglu(gate: Columns, value: Columns, dim: int, beside: Tensor | None) -> Te
 
 def gated_sum(x: Tensor, gate: Tensor | None, y: Columns) -> Tensor:
     """x + gate * y, or without a gate x + y; y is used up."""
+    if y.used_up is not None:
+        made = y.used_up.gated_sum(x, gate)
+        if made is not None:
+            return made
     out = torch.empty_like(x)
     for rows, some in _tiles(y, out):
         part = y(some.start, some.stop)[:, rows]

@@ -66,10 +66,12 @@ class RMSNorm(nn.Module):
         """Normalise x (…, dim)."""
         return ops.rms_norm(x, self.scale, self.eps)
 
-    def turned(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """Normalise x (b, l, n, d), then rotate it."""
-        if ops.is_in_pieces(x):
-            return in_cache.turned(x, self.scale, self.eps, torch.complex(*rotation))
+    def turned(self, columns: Columns, count: int, rotation: Rotation) -> Tensor:
+        """The first columns of (b, l, …) as heads (b, l, n, d), normalised, then rotated."""
+        if ops.is_in_pieces(columns.of):
+            turns = torch.complex(*rotation)
+            return in_cache.turned(columns, count, self.scale, eps=self.eps, turns=turns)
+        x = columns(0, count).unflatten(-1, (-1, len(self.scale)))
         return apply_rope(self(x), *rotation)
 
 
@@ -103,8 +105,9 @@ def heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split (b, l, 3h) into q, k, v (b, l, n, d); normalise and rotate q and k."""
     h = num_heads * len(norm.query_norm.scale)
-    q, k, v = (qkv(i * h, (i + 1) * h).unflatten(-1, (num_heads, -1)) for i in range(3))
-    return norm.query_norm.turned(q, rotation), norm.key_norm.turned(k, rotation), v
+    q = norm.query_norm.turned(qkv, h, rotation)
+    k = norm.key_norm.turned(qkv.behind(h), h, rotation)
+    return q, k, qkv(2 * h, 3 * h).unflatten(-1, (num_heads, -1))
 
 
 class Modulation(nn.Module):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.kernels import amx
+from kleinod.models import in_cache
 from kleinod.models.products import product_dtype
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
@@ -105,18 +106,11 @@ class Int8Linear(nn.Module):
 
     def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
         """A function of start and stop that computes those columns of the output."""
-        ways = {AMX: self._tiled, ONEDNN: self._packed, EXPANDED: self._expanded}
-        compute = ways[self.kernel]
+        if self.kernel == AMX:
+            assert self.codes is not None
+            return Int8Columns(amx.Int8Weight(self.codes, self.channel_scale), x)
+        compute = self._packed if self.kernel == ONEDNN else self._expanded
         return lambda start, stop: compute(x, start, stop)
-
-    def _tiled(self, x: Tensor, start: int, stop: int) -> Tensor:
-        assert self.codes is not None
-        first, end = start // amx.ROWS, -(-stop // amx.ROWS)
-        rows = slice(first * amx.ROWS, end * amx.ROWS)
-        product = amx.int8_product(
-            _shared(x, amx.quantized), self.codes[first:end], self.channel_scale[rows]
-        )
-        return product[:, start - rows.start : stop - rows.start].view(*x.shape[:-1], -1)
 
     def _packed(self, x: Tensor, start: int, stop: int) -> Tensor:
         tokens = _shared(x, _read)
@@ -147,6 +141,58 @@ class Int8Linear(nn.Module):
             weight = self.codes[rows] * self.channel_scale[rows, None]
             parts.append(F.linear(wide, weight.to(wide.dtype)).to(x.dtype))
         return torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True)
+class Int8Columns:
+    """Columns of a product of x (…, k) on AMX tiles; in_cache.UsedUp says what may become of them.
+
+    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns.
+    """
+
+    weight: amx.Int8Weight
+    x: Tensor
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Columns from start to stop (…, stop - start)."""
+        low, high = start // amx.ROWS * amx.ROWS, -(-stop // amx.ROWS) * amx.ROWS
+        product = amx.int8_product(self._tiles(), self.weight.rows(low, high))
+        return product[:, start - low : stop - low].view(*self.x.shape[:-1], -1)
+
+    def turned(
+        self, span: tuple[int, int], scale: Tensor, *, turns: Tensor, eps: float
+    ) -> Tensor | None:
+        """Heads (b, l, n, d), normalised and turned."""
+        if not self._takes(*span, len(scale)) or len(scale) > amx.MOST_HEAD:
+            return None
+        weight = self.weight.rows(*span)
+        made = amx.int8_turned(self._tiles(), weight, scale, turns=turns, eps=eps)
+        return made.view(*self.x.shape[:-1], -1, len(scale))
+
+    def swiglu(self, start: int, value: in_cache.UsedUp, value_start: int, out: Tensor) -> bool:
+        """SiLU(gate) * value to out (b, l, dim)."""
+        dim, is_flat = out.shape[-1], len(out) == 1 or out.stride(0) == out.stride(1) * out.shape[1]
+        if not (isinstance(value, Int8Columns) and value.x is self.x and is_flat):
+            return False
+        if not self._takes(start, value_start, dim):
+            return False
+        gate = self.weight.rows(start, start + dim)
+        other = value.weight.rows(value_start, value_start + dim)
+        amx.int8_swiglu(self._tiles(), gate, other, out.view(-1, dim))
+        return True
+
+    def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
+        """x + gate * y, (b, l, n)."""
+        if not self._takes() or x.dtype != self.x.dtype:
+            return None
+        return amx.int8_gated_sum(self._tiles(), self.weight, x, gate)
+
+    def _takes(self, *edges: int) -> bool:
+        is_plain = self.x.dtype == torch.bfloat16 and self.x.dim() == 3
+        return is_plain and all(edge % amx.ROWS == 0 for edge in edges)
+
+    def _tiles(self) -> amx.Tiles:
+        return _shared(self.x, amx.quantized)
 
 
 def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:

@@ -1,0 +1,125 @@
+"""What int8 products on AMX tiles end in: as near as the formulas over written columns."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from kleinod.kernels import amx
+from kleinod.models import in_cache
+from kleinod.models.in_cache import Columns
+from kleinod.quantization.int8 import Int8Columns, Int8Linear
+
+pytestmark = pytest.mark.skipif(not amx.is_usable(), reason="no AMX, or no C compiler built it")
+WIDTH, INNER = 256, 320
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def _columns(batch: int, length: int, inner: int) -> tuple[Columns, Columns]:
+    """The same columns twice: as they are used up, and as they are written."""
+    linear = Int8Linear((torch.randn(3 * WIDTH + 2 * INNER, inner).bfloat16() * inner**-0.5,))
+    made = in_cache.columns(linear, torch.randn(batch, length, inner).bfloat16())
+    assert isinstance(made.used_up, Int8Columns)
+    return made, replace(made, used_up=None)
+
+
+def _agree(formula: Callable[[Columns], Tensor], parts: tuple[Columns, Columns]) -> None:
+    """Nearly all numbers to the same bit; a head's mean square is summed in another order."""
+    made, plain = map(formula, parts)
+    assert made.shape == plain.shape
+    assert (made.float() - plain.float()).norm() < 1e-3 * plain.float().norm()
+    assert (made != plain).float().mean() < 0.01
+
+
+def _turning(length: int, head: int) -> tuple[Tensor, Tensor]:
+    angles = torch.rand(length, head // 2) * 6
+    scale = (1 + 0.1 * torch.randn(head)).bfloat16()
+    return scale, torch.polar(torch.ones_like(angles), angles)
+
+
+# one picture and two; rows that fill tiles and not; inner sums that are kept in one piece and not
+SIZES = [(1, 50, 256), (2, 37, 256), (1, 33, 4096)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("head", [32, 64, 128])
+def test_heads_are_turned(size: tuple[int, int, int], head: int) -> None:
+    scale, turns = _turning(size[1], head)
+    _agree(
+        lambda y: in_cache.turned(y.behind(WIDTH), WIDTH, scale, eps=1e-6, turns=turns),
+        _columns(*size),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("width", [0, 64])
+def test_swiglu(size: tuple[int, int, int], width: int) -> None:
+    beside = torch.randn(*size[:2], width).bfloat16() if width else None
+    _agree(
+        lambda y: in_cache.swiglu(y.behind(3 * WIDTH), y.behind(3 * WIDTH + INNER), INNER, beside),
+        _columns(*size),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("is_gated", [True, False])
+def test_gated_sum(size: tuple[int, int, int], is_gated: bool) -> None:
+    parts = _columns(*size)
+    count = 3 * WIDTH + 2 * INNER
+    wide = torch.randn(size[0], size[1] + 5, count).bfloat16()
+    # as the transformer has them: a part of a longer stream, and a chunk of a modulation
+    gate = torch.randn(size[0], 1, 3 * count).bfloat16().chunk(3, dim=-1)[1]
+    _agree(lambda y: in_cache.gated_sum(wide[:, 5:], gate if is_gated else None, y), parts)
+
+
+def test_large_and_missing_numbers() -> None:
+    """SiLU of what overflows its power, and of what is no number, is as PyTorch has it."""
+    gates = torch.tensor([0.0, 1e4, -1e4, 3e38, -3e38, 90.0, -90.0, float("nan")])
+    tokens = torch.zeros(1, len(gates), 64)
+    tokens[0, :, 0] = 127
+    codes = torch.zeros(64, 64, dtype=torch.int8)
+    codes[:, 0] = 1
+    x = tokens.bfloat16()
+    made = torch.empty(len(gates), 32, dtype=torch.bfloat16)
+    tiles = amx.quantized(x[0])
+    assert tiles.scale is not None
+    tiles.scale[:] = gates / 127
+    weight = amx.Int8Weight(amx.int8_tiles(codes), torch.ones(64))
+    plain = amx.int8_product(tiles, weight)[:, :32]
+    amx.int8_swiglu(tiles, weight.rows(0, 32), weight.rows(32, 64), made)
+    expected = torch.nn.functional.silu(plain) * plain
+    assert torch.allclose(made, expected, rtol=2**-7, atol=0, equal_nan=True)
+
+
+def test_what_fills_no_panels_is_written_and_read() -> None:
+    made, _ = _columns(1, 40, 256)
+    used = made.used_up
+    assert used is not None
+    scale, turns = _turning(40, 16)
+    assert used.turned((0, WIDTH), scale, turns=turns, eps=1e-6) is None
+    assert not used.swiglu(16, used, 0, torch.empty(1, 40, 32, dtype=torch.bfloat16))
+    other, _ = _columns(1, 40, 256)
+    assert other.used_up is not None
+    assert not used.swiglu(0, other.used_up, 0, torch.empty(1, 40, 32, dtype=torch.bfloat16))
+    assert used.gated_sum(torch.zeros(1, 40, 3 * WIDTH + 2 * INNER), None) is None
+
+
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = _columns(1, 100, 4096)
+    scale, turns = _turning(100, 128)
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        heads = in_cache.turned(made, WIDTH, scale, eps=1e-6, turns=turns)
+        inner = in_cache.swiglu(made.behind(3 * WIDTH), made.behind(3 * WIDTH + INNER), INNER, None)
+        results.append((heads, inner))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
