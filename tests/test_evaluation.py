@@ -246,8 +246,12 @@ def test_removal_of_an_unknown_concept_is_refused() -> None:
 
 @pytest.mark.slow
 def test_removal_compares_two_models() -> None:
-    result = removal.evaluate("fox", ("mini", "mini"), count=2, report=lambda *_: None)
+    told: list[str] = []
+    result = removal.evaluate(
+        "fox", ("mini", "mini"), count=2, repeats=2, report=lambda task, _: told.append(task)
+    )
     assert all(before == after for before, after in result.seen.values())
+    assert "before 1 of 2: words only" in told and "after 2 of 2: edit" in told
     assert set(result.rest) <= set(removal.REST) and result.sheet.width > 128
 
 

@@ -65,6 +65,9 @@ def removal(
     model: Annotated[str, typer.Option(help="The model it was removed from.")],
     before: Annotated[str, typer.Option(help="The model that still knows it.")] = "mini",
     count: Count = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Ask so many times, with other seeds; shares are means.")
+    ] = 1,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the pictures of both models to this PNG.")
     ] = None,
@@ -79,11 +82,14 @@ def removal(
 
     _check_sheet(sheet)
     with progress_bars(quiet=quiet) as report:
-        result = removal_evaluation.evaluate(concept, (before, model), count=count, report=report)
+        result = removal_evaluation.evaluate(
+            concept, (before, model), count=count, repeats=repeats, report=report
+        )
     if sheet is not None:
         result.sheet.save(sheet)
     if json:
-        print(jsonlib.dumps({"concept": concept, "seen": result.seen, "rest": result.rest}))
+        made = {"concept": concept, "repeats": repeats, "seen": result.seen, "rest": result.rest}
+        print(jsonlib.dumps(made))
         return
     names = ["before", "after"]
     _print_table(f"{concept} seen, % of pictures", result.seen, names)

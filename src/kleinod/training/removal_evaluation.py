@@ -5,7 +5,7 @@ with a reference that shows another, with several. The oracle looks everywhere i
 Pictures of the object come from the model before. What became of the rest: the usual evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from kleinod.errors import InputError
 from kleinod.pipeline import Pipeline
 from kleinod.training import evaluation, evaluation_set
 from kleinod.training.contact_sheet import sheet
-from kleinod.training.evaluation import Report, Settings
+from kleinod.training.evaluation import Report, Scores, Settings
 from kleinod.training.evaluation_set import Case
 from kleinod.training.layouts import CORNERS, GROUPS, PAIRS
 from kleinod.training.marking import Mark, box_of
@@ -30,7 +30,7 @@ TEXT, SHOWN, OTHER, SEVERAL = (
     "a reference of another object",
     "several references",
 )
-_FIRST_SEED = 5000
+_FIRST_SEED, _APART = 5000, 1000
 _LOOKS = ("", ", flat style", ", 3D render", " on a blue background", ", cartoon, on yellow")
 _EDITS_SHOWN = (
     "change the background to green",
@@ -67,38 +67,68 @@ class Removal:
 
 
 def evaluate(
-    concept: str, models: tuple[str, str], *, count: int | None, report: Report
+    concept: str,
+    models: tuple[str, str],
+    *,
+    count: int | None,
+    report: Report,
+    repeats: int = 1,
 ) -> Removal:
-    """Ask both models, before and after, for `concept`. Raises InputError."""
+    """Ask both models, before and after, for `concept`, each time with other seeds.
+
+    Shares are means over the repeats; the sheet shows the first. Raises InputError.
+    """
     oracle = Oracle.load()
     if concept not in oracle.concepts:
         raise InputError(f"concept: {concept!r} is none that the oracle knows; see concepts.txt")
     number = oracle.concepts.index(concept)
     pipelines = [load(model) for model in models]
-    shown = shown_pictures(pipelines[0], oracle, number)
-    stored = [case for case in evaluation_set.load() if number not in case.concepts]
-    requests = attempts(oracle, number, shown, stored)
-    if count is not None:
-        stored = evaluation_set.first_of_each(stored, count)
-        requests = evaluation_set.first_of_each(requests, count)
-    seen: dict[str, list[float]] = {}
-    rest: dict[str, list[float]] = {}
-    pictures: list[np.ndarray] = []
-    marks: list[Mark] = []
+    requests, stored = _cases(pipelines[0], oracle, number, count)
+    seen: dict[str, list[float]] = {row: [] for row in (TEXT, SHOWN, OTHER, SEVERAL)}
+    rest: dict[str, list[float]] = {row: [] for row in REST}
+    of_sheet: list[tuple[np.ndarray, Mark]] = []
     for pipeline, name in zip(pipelines, ("before", "after"), strict=True):
-        made = list(_painted(pipeline, requests, _named(name, report)))
-        found = [_mark(oracle, number, case, p) for case, p in zip(requests, made, strict=True)]
-        for row in (TEXT, SHOWN, OTHER, SEVERAL):
-            of_row = [m.is_right for m in found if m.case.task == row]
-            seen.setdefault(row, []).append(100 * float(np.mean(of_row)))
-        settings, told = Settings(), _named(name, report)
-        scores = evaluation.evaluate(
-            pipeline, stored, settings=settings, oracle=oracle, report=told
-        ).scores
-        for row in REST:
-            rest.setdefault(row, []).append(scores[row])
-        pictures, marks = pictures + made, marks + found
-    return Removal(seen, rest, sheet(pictures, marks))
+        marks: list[Mark] = []
+        scores: list[Scores] = []
+        for repeat in range(repeats):
+            told, later = _named(name, repeat, repeats, report), _APART * repeat
+            seeds = Settings(seed=_FIRST_SEED + later)
+            made = list(evaluation.painted(pipeline, requests, seeds, told))
+            found = [_mark(oracle, number, c, p) for c, p in zip(requests, made, strict=True)]
+            of_sheet += [] if repeat else zip(made, found, strict=True)
+            marks += found
+            scores.append(_rest(pipeline, stored, oracle, later, told))
+        for row, shares in seen.items():
+            shares.append(_mean([m.is_right for m in marks if m.case.task == row]) * 100)
+        for row, means in rest.items():
+            means.append(_mean([one[row] for one in scores]))
+    pictures, marked = zip(*of_sheet, strict=True)
+    return Removal(seen, rest, sheet(list(pictures), list(marked)))
+
+
+def _cases(
+    before: Pipeline, oracle: Oracle, number: int, count: int | None
+) -> tuple[list[Case], list[Case]]:
+    """What asks for the object, and what asks for others; so many of each kind, or all."""
+    stored = [case for case in evaluation_set.load() if number not in case.concepts]
+    requests = attempts(oracle, number, shown_pictures(before, oracle, number), stored)
+    if count is None:
+        return requests, stored
+    few = [evaluation_set.first_of_each(cases, count) for cases in (requests, stored)]
+    return few[0], few[1]
+
+
+def _rest(
+    pipeline: Pipeline, stored: list[Case], oracle: Oracle, later: int, report: Report
+) -> Scores:
+    settings = Settings(seed=evaluation.FIRST_SEED + later)
+    return evaluation.evaluate(
+        pipeline, stored, settings=settings, oracle=oracle, report=report
+    ).scores
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
 
 
 def attempts(
@@ -182,9 +212,6 @@ def _mark(oracle: Oracle, number: int, case: Case, picture: np.ndarray) -> Mark:
     return Mark(case, is_seen(oracle, number, picture))
 
 
-def _painted(pipeline: Pipeline, requests: list[Case], report: Report) -> Iterator[np.ndarray]:
-    return evaluation.painted(pipeline, requests, Settings(seed=_FIRST_SEED), report)
-
-
-def _named(name: str, report: Report) -> Callable[[str, float], None]:
-    return lambda task, fraction: report(f"{name}: {task}", fraction)
+def _named(name: str, repeat: int, repeats: int, report: Report) -> Callable[[str, float], None]:
+    part = f"{name} {repeat + 1} of {repeats}" if repeats > 1 else name
+    return lambda task, fraction: report(f"{part}: {task}", fraction)
