@@ -1,5 +1,6 @@
 """What int8 products on AMX tiles end in: as near as the formulas over written columns."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kleinod.config import TransformerConfig
 from kleinod.kernels import amx
+from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models import in_cache
 from kleinod.models.in_cache import Columns
+from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Columns, Int8Linear
 
 pytestmark = pytest.mark.skipif(not amx.is_usable(), reason="no AMX, or no C compiler built it")
@@ -123,3 +127,55 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         results.append((heads, inner))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_rows_are_modulated_before_they_are_quantised(batch: int) -> None:
+    linear = Int8Linear((torch.randn(96, 256).bfloat16() / 16,))
+    wide = torch.randn(batch, 45, 256).bfloat16() * 3 + 1
+    shift, scale = torch.randn(batch, 1, 768).bfloat16().chunk(3, dim=-1)[1:]
+    # as the transformer has it: a part of a longer stream
+    x = wide[:, 5:]
+    made = in_cache.modulated_columns(linear, x, shift, scale, 1e-6)
+    plain = in_cache.columns(linear, in_cache.modulated(x, shift, scale, 1e-6))
+    assert isinstance(made.used_up, Int8Columns) and made.used_up.tiles is not None
+    results = made(0, 96), plain(0, 96)
+    assert (results[0].float() - results[1].float()).norm() < 1e-3 * results[1].float().norm()
+
+
+@pytest.mark.parametrize("is_floating", [True, False])
+def test_a_transformer_in_int8_is_as_near_as_without_these(
+    is_floating: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some layers are in bfloat16 and some in int8, and in float32."""
+    config = TransformerConfig(
+        num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=32,
+        joint_attention_dim=96, axes_dims_rope=(8, 8, 8, 8),
+    )  # fmt: skip
+    model = Transformer(config).eval()
+    model = model if is_floating else model.bfloat16()
+    dtype = torch.float32 if is_floating else torch.bfloat16
+    inputs = torch.randn(2, 64, 128).to(dtype), torch.tensor([0.5, 0.3]).to(dtype)
+    ids = image_position_ids(8, 8), text_position_ids(20)
+    given = (*inputs, torch.randn(2, 20, 96).to(dtype), *ids)
+    exact = model(*given)
+    for block in (*model.double_blocks[:1], *model.single_blocks):
+        for name, linear in block.named_modules():
+            if isinstance(linear, torch.nn.Linear):
+                parent, _, child = name.rpartition(".")
+                setattr(block.get_submodule(parent), child, Int8Linear((linear.weight,)))
+    calls: list[str] = []
+    for name in ("modulated", "int8_turned", "int8_swiglu", "int8_gated_sum"):
+        own = getattr(amx, name)
+        monkeypatch.setattr(
+            amx, name, lambda *a, n=name, f=own, **k: (calls.append(n), f(*a, **k))[1]
+        )
+    made = model(*given)
+    # a double block in int8 and two single ones; two streams in the first
+    counts = {"modulated": 6, "int8_turned": 8, "int8_swiglu": 4, "int8_gated_sum": 6}
+    assert Counter(calls) == ({} if is_floating else counts)
+    monkeypatch.setattr(Int8Linear, "modulated_columns", lambda *_: None)
+    monkeypatch.setattr(in_cache, "UsedUp", type("Nothing", (), {}))
+    plain = model(*given)
+    errors = [((y - exact).float().norm() / exact.float().norm()).item() for y in (made, plain)]
+    assert errors[1] > 1e-5 and abs(errors[0] - errors[1]) < 0.1 * errors[1]

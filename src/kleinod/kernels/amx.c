@@ -75,20 +75,60 @@ AMX static float quantize_row(const void *x, long k, int is_float, int8_t *codes
     return scale;
 }
 
-/* As amx_pack, from numbers that are quantised on the way; codes: threads * 16 * k bytes. */
-AMX void amx_quantize_pack(
-    const uint8_t *x, long stride, long m, long depth, uint8_t *to, long threads, int is_float,
-    float *scale, int8_t *codes)
-{
-    long blocks = (m + 31) / 32 * 2, k = depth * LINE;
-#pragma omp parallel for num_threads(threads) schedule(static)
+/* Rows that become int8 tiles with a scale each, modulated before that if there is a factor. */
+struct rows {
+    const uint8_t *x;   /* m rows of depth * 64 numbers, stride bytes apart */
+    uint8_t *tiles;
+    float *scale;
+    int8_t *codes;      /* threads * 16 rows */
+    float *wide;        /* threads * one row, to modulate */
+    const uint16_t *factor, *shift; /* a row for each picture */
+    long stride, m, depth, modulation_stride;
+    long length;        /* rows of a picture */
+    long is_float, threads;
+    float eps;
+};
+
+/* LayerNorm, times factor, plus shift, rounded after each. */
+AMX static void modulate_row(const struct rows *p, long row, float *out) {
+    const uint16_t *x = (const uint16_t *)(p->x + row * p->stride);
+    const uint16_t *factor = p->factor + row / p->length * p->modulation_stride;
+    const uint16_t *shift = p->shift + row / p->length * p->modulation_stride;
+    long k = p->depth * LINE;
+    __m512 sum = _mm512_setzero_ps(), squares = sum;
+    for (long i = 0; i < k; i += 16)
+        sum = _mm512_add_ps(sum, widened(x + i));
+    float mean = _mm512_reduce_add_ps(sum) / (float)k;
+    for (long i = 0; i < k; i += 16) {
+        __m512 away = _mm512_sub_ps(widened(x + i), _mm512_set1_ps(mean));
+        squares = _mm512_fmadd_ps(away, away, squares);
+    }
+    float variance = _mm512_reduce_add_ps(squares) / (float)k;
+    __m512 size = _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(variance + p->eps)));
+    for (long i = 0; i < k; i += 16) {
+        __m512 away = _mm512_sub_ps(widened(x + i), _mm512_set1_ps(mean));
+        __m512 y = rounded(_mm512_mul_ps(away, size));
+        y = rounded(_mm512_mul_ps(y, widened(factor + i)));
+        _mm512_storeu_ps(out + i, rounded(_mm512_add_ps(y, widened(shift + i))));
+    }
+}
+
+/* As amx_pack, from numbers that are quantised on the way. */
+AMX void amx_quantize_pack(const struct rows *p) {
+    long blocks = (p->m + 31) / 32 * 2, k = p->depth * LINE;
+#pragma omp parallel for num_threads(p->threads) schedule(static)
     for (long i = 0; i < blocks; i++) {
-        int8_t *own = codes + omp_get_thread_num() * 16 * k;
-        long rows = m - i * 16 < 16 ? m - i * 16 : 16;
-        for (long row = 0; row < rows; row++)
-            scale[i * 16 + row] =
-                quantize_row(x + (i * 16 + row) * stride, k, is_float, own + row * k);
-        pack_rows((uint8_t *)own, k, rows, depth, to + i / 2 * depth * PAIR + i % 2 * TILE);
+        int8_t *own = p->codes + omp_get_thread_num() * 16 * k;
+        float *wide = p->wide + omp_get_thread_num() * k;
+        long rows = p->m - i * 16 < 16 ? p->m - i * 16 : 16;
+        for (long row = 0; row < rows; row++) {
+            const void *x = p->x + (i * 16 + row) * p->stride;
+            if (p->factor)
+                modulate_row(p, i * 16 + row, wide);
+            p->scale[i * 16 + row] = quantize_row(
+                p->factor ? wide : x, k, p->is_float || p->factor, own + row * k);
+        }
+        pack_rows((uint8_t *)own, k, rows, p->depth, p->tiles + i / 2 * p->depth * PAIR + i % 2 * TILE);
     }
 }
 

@@ -49,6 +49,18 @@ class _Product(ctypes.Structure):
     )
 
 
+class _Rows(ctypes.Structure):
+    """amx.c's struct rows."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "tiles", "scale", "codes", "wide")),
+        *((name, _POINTER) for name in ("factor", "shift")),
+        *((name, _COUNT) for name in ("stride", "m", "depth", "modulation_stride")),
+        *((name, _COUNT) for name in ("length", "is_float", "threads")),
+        ("eps", ctypes.c_float),
+    )
+
+
 class _Attention(ctypes.Structure):
     """amx_attention.c's struct attention."""
 
@@ -107,9 +119,6 @@ def _code() -> ctypes.CDLL:
     code = _library()
     assert code is not None
     code.amx_pack.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT]
-    code.amx_quantize_pack.argtypes = [
-        *(_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT, ctypes.c_int, _POINTER, _POINTER)
-    ]
     code.amx_scratch_bytes.argtypes = [_COUNT, _COUNT, ctypes.c_int]
     code.amx_scratch_bytes.restype = _COUNT
     code.amx_attention_bytes.argtypes = [_COUNT, _COUNT, _COUNT]
@@ -157,15 +166,40 @@ def quantized(x: Tensor) -> Tiles:
     scale = largest magnitude / 127, and of zeros 1; codes = round(x / scale), half to even.
     """
     assert x.dtype in (torch.bfloat16, torch.float32)
+    return _quantized(x)
+
+
+def modulated(x: Tensor, factor: Tensor, shift: Tensor, *, length: int, eps: float) -> Tiles:
+    """`quantized` rows of LayerNorm(x) * factor + shift.
+
+    x (m, k), factor and shift (b or 1, 1, k) of m / length pictures; all bfloat16.
+    """
+    assert x.dtype == factor.dtype == shift.dtype == torch.bfloat16
+    factor, shift = factor.expand_as(shift).contiguous(), shift.contiguous()
+    stride = shift.stride(0) if len(shift) > 1 else 0
+    wide = torch.empty(torch.get_num_threads() * x.shape[1])
+    return _quantized(
+        x, factor=factor, shift=shift, modulation_stride=stride, length=length, eps=eps, wide=wide
+    )
+
+
+def _quantized(x: Tensor, **more: Tensor | float) -> Tiles:
+    """`more` are fields of _Rows; those that are not given are null."""
     x, (num_rows, columns) = _with_plain_rows(x), x.shape
     depth, threads = columns // _LINE, torch.get_num_threads()
     memory = _aligned(-(-num_rows // ROWS) * depth * _PAIR)
     scale, codes = torch.empty(num_rows), _aligned(threads * 16 * columns)
-    _code().amx_quantize_pack(
-        *(x.data_ptr(), x.stride(0) * x.itemsize, num_rows, depth, memory.data_ptr(), threads),
-        *(x.dtype == torch.float32, scale.data_ptr(), codes.data_ptr()),
-    )
+    given = {"x": x, "tiles": memory, "scale": scale, "codes": codes} | more
+    sizes = {"stride": x.stride(0) * x.itemsize, "m": num_rows, "depth": depth}
+    is_float = x.dtype == torch.float32
+    arguments = _Rows(**_plain(given), **sizes, is_float=is_float, threads=threads)
+    _code().amx_quantize_pack(ctypes.byref(arguments))
     return Tiles(memory, num_rows, columns, x.dtype, scale)
+
+
+def _plain(fields: dict[str, Tensor | float]) -> dict[str, float]:
+    """Tensors as the addresses of their memory."""
+    return {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in fields.items()}
 
 
 def product(x: Tiles, weight: Tensor, out: Tensor | None = None) -> Tensor:
@@ -256,10 +290,9 @@ def _multiply(x: Tiles, out: Tensor, **more: Tensor | float) -> None:
     code, threads, is_int8 = _code(), torch.get_num_threads(), x.scale is not None
     scratch = _scratch(threads * code.amx_scratch_bytes(x.num_rows, x.depth, is_int8))
     given = {"x": x.memory, "out": out, "scratch": scratch} | more
-    fields = {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in given.items()}
     sizes = {"m": x.num_rows, "n": out.shape[1], "depth": x.depth, "out_stride": out.stride(0)}
     is_wide = out.dtype == torch.float32
-    arguments = _Product(**fields, **sizes, is_wide=is_wide, threads=threads)
+    arguments = _Product(**_plain(given), **sizes, is_wide=is_wide, threads=threads)
     (code.amx_int8 if is_int8 else code.amx_bfloat16)(ctypes.byref(arguments))
 
 

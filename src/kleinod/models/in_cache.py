@@ -84,6 +84,17 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
 
 
+def modulated_columns(
+    linear: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> Columns:
+    """The columns of linear(modulated(x)); `of` has the shape that matters."""
+    own = getattr(linear, "modulated_columns", None)
+    some = None if own is None else own(x, shift, 1 + scale, eps)
+    if some is not None:
+        return Columns(x, some, is_whole=False, used_up=some)
+    return columns(linear, modulated(x, shift, scale, eps))
+
+
 def product(linear: nn.Module, x: Tensor) -> Tensor:
     """linear(x) as a product of two matrices.
 

@@ -42,6 +42,15 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=eps) + shift
 
 
+def modulated_columns(
+    linear: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> Columns:
+    """The columns of linear(modulated(x))."""
+    if is_in_pieces(x):
+        return in_cache.modulated_columns(linear, x, shift, scale, eps)
+    return columns(linear, modulated(x, shift, scale, eps))
+
+
 def swiglu(gate: Columns, value: Columns, dim: int, *, beside: Tensor | None = None) -> Tensor:
     """SiLU(gate) * value of dim columns, behind those of another tensor; (b, l, …)."""
     if is_in_pieces(gate.of):

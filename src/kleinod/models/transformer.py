@@ -90,14 +90,17 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         h = config.hidden_dim
-        self.num_heads = config.num_attention_heads
+        self.num_heads, self.eps = config.num_attention_heads, config.eps
         self.qkv = _linear(h, 3 * h)
         self.norm = QKNorm(config.attention_head_dim, config.eps)
         self.proj = _linear(h, h)
 
-    def heads(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b, l, n, d) of x (b, l, h)."""
-        return heads(ops.columns(self.qkv, x), self.norm, rotation, num_heads=self.num_heads)
+    def heads(
+        self, x: Tensor, mod: tuple[Tensor, ...], rotation: Rotation
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b, l, n, d) of x (b, l, h), modulated first."""
+        qkv = ops.modulated_columns(self.qkv, x, mod[0], mod[1], self.eps)
+        return heads(qkv, self.norm, rotation, num_heads=self.num_heads)
 
 
 def heads(
@@ -149,10 +152,8 @@ class DoubleStreamBlock(nn.Module):
         """Streams (b, l, h) in, streams out; rotation is that of [text, image]."""
         t = txt.shape[1]
         cos, sin = rotation
-        img_y = ops.modulated(img, img_mod[0], img_mod[1], self.eps)
-        txt_y = ops.modulated(txt, txt_mod[0], txt_mod[1], self.eps)
-        img_heads = self.img_attn.heads(img_y, (cos[t:], sin[t:]))
-        txt_heads = self.txt_attn.heads(txt_y, (cos[:t], sin[:t]))
+        img_heads = self.img_attn.heads(img, img_mod, (cos[t:], sin[t:]))
+        txt_heads = self.txt_attn.heads(txt, txt_mod, (cos[:t], sin[:t]))
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))
         out = self.attention(q, k, v)
         img = ops.gated_sum(img, img_mod[2], self.img_attn.proj, out[:, t:])
@@ -162,7 +163,7 @@ class DoubleStreamBlock(nn.Module):
         return img, ops.within_float16(txt)
 
     def _with_mlp(self, mlp: nn.Sequential, x: Tensor, mod: tuple[Tensor, ...]) -> Tensor:
-        column = ops.columns(mlp[0], ops.modulated(x, mod[3], mod[4], self.eps))
+        column = ops.modulated_columns(mlp[0], x, mod[3], mod[4], self.eps)
         inner = ops.swiglu(column, column.behind(self.mlp_dim), self.mlp_dim)
         return ops.gated_sum(x, mod[5], mlp[2], inner)
 
@@ -181,7 +182,7 @@ class SingleStreamBlock(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, mod: tuple[Tensor, ...]) -> Tensor:
         """Stream (b, l, h) in, stream out."""
-        qkv = ops.columns(self.linear1, ops.modulated(x, mod[0], mod[1], self.eps))
+        qkv = ops.modulated_columns(self.linear1, x, mod[0], mod[1], self.eps)
         q, k, v = heads(qkv, self.norm, rotation, num_heads=self.num_heads)
         gate = qkv.behind(3 * self.hidden_dim)
         value = gate.behind(self.mlp_dim)

@@ -112,6 +112,17 @@ class Int8Linear(nn.Module):
         compute = self._packed if self.kernel == ONEDNN else self._expanded
         return lambda start, stop: compute(x, start, stop)
 
+    def modulated_columns(
+        self, x: Tensor, shift: Tensor, factor: Tensor, eps: float
+    ) -> "Int8Columns | None":
+        """Columns of LayerNorm(x) * factor + shift, x (b, l, in), on AMX; elsewhere None."""
+        if self.kernel != AMX or x.dtype != torch.bfloat16:
+            return None
+        assert self.codes is not None
+        rows, length = x.reshape(-1, x.shape[-1]), x.shape[1]
+        tiles = amx.modulated(rows, factor, shift, length=length, eps=eps)
+        return Int8Columns(amx.Int8Weight(self.codes, self.channel_scale), x, tiles)
+
     def _packed(self, x: Tensor, start: int, stop: int) -> Tensor:
         tokens = _shared(x, _read)
         token_scale = tokens.scale.to(x.dtype)
@@ -147,11 +158,13 @@ class Int8Linear(nn.Module):
 class Int8Columns:
     """Columns of a product of x (…, k) on AMX tiles; in_cache.UsedUp says what may become of them.
 
-    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns.
+    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns. `tiles`, if given, is
+    what is multiplied in place of x.
     """
 
     weight: amx.Int8Weight
     x: Tensor
+    tiles: amx.Tiles | None = None
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
@@ -172,9 +185,10 @@ class Int8Columns:
     def swiglu(self, start: int, value: in_cache.UsedUp, value_start: int, out: Tensor) -> bool:
         """SiLU(gate) * value to out (b, l, dim)."""
         dim, is_flat = out.shape[-1], len(out) == 1 or out.stride(0) == out.stride(1) * out.shape[1]
-        if not (isinstance(value, Int8Columns) and value.x is self.x and is_flat):
+        if not isinstance(value, Int8Columns) or value.x is not self.x:
             return False
-        if not self._takes(start, value_start, dim):
+        is_one = value.tiles is self.tiles and is_flat
+        if not is_one or not self._takes(start, value_start, dim):
             return False
         gate = self.weight.rows(start, start + dim)
         other = value.weight.rows(value_start, value_start + dim)
@@ -192,7 +206,7 @@ class Int8Columns:
         return is_plain and all(edge % amx.ROWS == 0 for edge in edges)
 
     def _tiles(self) -> amx.Tiles:
-        return _shared(self.x, amx.quantized)
+        return _shared(self.x, amx.quantized) if self.tiles is None else self.tiles
 
 
 def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:
