@@ -204,10 +204,9 @@ def _comparison() -> Comparison:
             "decode": "bfloat16",
         },
     }
-    rates = [
-        {"bfloat16": 1e9, "int8": 4e9, "attention": 5e8},
-        {"bfloat16": 2e9, "int8": 1e9, "attention": 1e9},
-    ]
+    slow = {"bfloat16": 1e9, "int8": 1e9, "attention": 5e8}
+    fast = {"bfloat16": 2e9, "int8": 4e9, "attention": 1e9}
+    rates = [(slow, slow), (fast, slow), (fast, fast)]
     return Comparison(
         {"kleinod": engine((1.0, 2.0, 3.0), 2 * 10**9), "diffusers": peer}, work, rates
     )
@@ -218,7 +217,13 @@ def test_floor_is_the_work_at_the_best_rate_of_its_own_numbers() -> None:
     assert report["floor_seconds"]["text"] == pytest.approx(1e9 / 2e9 + 1e8 / 1e9)
     assert report["floor_seconds"]["per_step"] == pytest.approx(1e9 / 4e9 + 1e8 / 1e9)
     assert report["floor_seconds"]["total"] == pytest.approx(0.6 + 4 * 0.35 + 0.6)
-    assert report["times_floor"]["per_step"] == pytest.approx(2.0 / 0.35)
+
+
+def test_times_floor_is_taken_at_the_rates_around_each_call() -> None:
+    times = summarised(_comparison())["times_floor"]["per_step"]
+    around = (1 + 0.2, 1 / 2.5 + 0.1 / 0.75, 1 / 4 + 0.1)
+    assert times["values"] == pytest.approx([1 / around[0], 2 / around[1], 3 / around[2]])
+    assert times["median"] == times["values"][1]
 
 
 def test_ratios_are_taken_within_a_round() -> None:

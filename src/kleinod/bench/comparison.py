@@ -1,21 +1,24 @@
 """One engine, or two in alternation, measured and set against the machine's floor. No torch here.
 
 Every round asks each engine for one picture with a new prompt, in turns of who goes first, then
-kleinod for the same prompt again, for one encoded reference, and the probe for the machine's rates:
-the machine's speed drifts, and so all of them see the same minutes. The first call of each engine,
-which reads files and compiles, is kept apart.
+kleinod for the same prompt again, and for one encoded reference: the machine's speed drifts, and so
+all of them see the same minutes. The probe is asked for the machine's rates right before and right
+after kleinod's picture. The first call of each engine, which reads files and compiles, is kept
+apart.
 """
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from kleinod.bench.plan import STAGES, Plan, new_prompt
 from kleinod.bench.process import Worker
 
 Progress = Callable[[str, float], None]
+Rates = dict[str, float]
 OWN = "kleinod"
 
 
@@ -33,11 +36,11 @@ class Engine:
 
 @dataclass
 class Comparison:
-    """Everything that was measured, raw."""
+    """Everything that was measured, raw; rates before and after kleinod's picture of a round."""
 
     engines: dict[str, Engine]
     work: dict[str, Any]
-    rates: list[dict[str, float]]
+    rates: list[tuple[Rates, Rates]]
 
 
 def compared(plan: Plan, peer: str | None, *, num_calls: int, progress: Progress) -> Comparison:
@@ -56,12 +59,14 @@ def compared(plan: Plan, peer: str | None, *, num_calls: int, progress: Progress
             engines[name].first = workers[name].ask("paint", prompt=new_prompt(0))
         progress("first calls", 1.0)
         work = workers[OWN].ask("work")
-        rates: list[dict[str, float]] = []
+        wanted = _probe(work, engines[OWN].facts)
+        rates: list[tuple[Rates, Rates]] = []
         for number in range(num_calls):
             progress("measuring", number / num_calls)
             order = names if number % 2 == 0 else names[::-1]
-            _round(new_prompt(number + 1), {name: workers[name] for name in order}, engines)
-            rates.append(workers["probe"].ask("rates", **_probe(work, engines[OWN].facts)))
+            ordered = {name: workers[name] for name in order}
+            probe = partial(workers["probe"].ask, "rates", **wanted)
+            rates.append(_round(new_prompt(number + 1), ordered, engines, probe))
         progress("measuring", 1.0)
         for name in names:
             engines[name].memory = workers[name].ask("memory")
@@ -79,12 +84,23 @@ def _settled(plan: Plan, facts: Mapping[str, Any]) -> Plan:
     )
 
 
-def _round(prompt: str, workers: Mapping[str, Worker], engines: Mapping[str, Engine]) -> None:
+def _round(
+    prompt: str,
+    workers: Mapping[str, Worker],
+    engines: Mapping[str, Engine],
+    probe: Callable[[], Rates],
+) -> tuple[Rates, Rates]:
+    """The machine's rates before and after kleinod's picture."""
+    rates = []
     for name, worker in workers.items():
-        engines[name].calls.append(worker.ask("paint", prompt=prompt))
-        if name == OWN:
-            engines[name].repeated.append(worker.ask("paint", prompt=prompt))
-        engines[name].encodings.append(worker.ask("encode"))
+        engine, is_own = engines[name], name == OWN
+        rates += [probe()] if is_own else []
+        engine.calls.append(worker.ask("paint", prompt=prompt))
+        rates += [probe()] if is_own else []
+        if is_own:
+            engine.repeated.append(worker.ask("paint", prompt=prompt))
+        engine.encodings.append(worker.ask("encode"))
+    return rates[0], rates[1]
 
 
 def _probe(work: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,20 +124,17 @@ def summarised(comparison: Comparison) -> dict[str, Any]:
     """The report as JSON: seconds by stage and engine, floors, ratios, memory, throughput."""
     engines = {name: _engine(engine) for name, engine in comparison.engines.items()}
     own = engines[OWN]
-    rates = {name: spread(r[name] for r in comparison.rates) for name in comparison.rates[0]}
-    floors = _floors(comparison, own["facts"])
-    over = {
-        stage: own["seconds"][stage]["median"] / floor
-        for stage, floor in floors.items()
-        if floor > 0 and stage in own["seconds"]
-    }
+    seen = [rates for pair in comparison.rates for rates in pair]
+    rates = {name: spread(r[name] for r in seen) for name in seen[0]}
+    best = {name: some["high"] for name, some in rates.items()}
+    floors = _floors(comparison.work, own["facts"], best)
     report = {
         "engines": engines,
         "operations": comparison.work["stages"],
         "products": comparison.work["products"],
         "operations_per_second": rates,
         "floor_seconds": floors,
-        "times_floor": over,
+        "times_floor": _times_floor(comparison),
     }
     peers = [name for name in engines if name != OWN]
     return report | {"ratios": {peer: _ratios(comparison, peer) for peer in peers}}
@@ -146,13 +159,13 @@ def _engine(engine: Engine) -> dict[str, Any]:
     return made
 
 
-def _floors(comparison: Comparison, facts: Mapping[str, Any]) -> dict[str, float]:
-    """The seconds that the fastest probe of the run needs for each stage's operations."""
-    work = comparison.work
-    best = {name: max(r[name] for r in comparison.rates) for name in comparison.rates[0]}
+def _floors(
+    work: Mapping[str, Any], facts: Mapping[str, Any], rates: Mapping[str, float]
+) -> dict[str, float]:
+    """The seconds that each stage's operations need at some rates."""
     floors = {
-        stage: parts["linear"] / best[work["products"][stage]]
-        + parts["attention"] / best["attention"]
+        stage: parts["linear"] / rates[work["products"][stage]]
+        + parts["attention"] / rates["attention"]
         for stage, parts in work["stages"].items()
     }
     floors["denoise"] = floors["per_step"] * facts["num_steps"]
@@ -160,6 +173,26 @@ def _floors(comparison: Comparison, facts: Mapping[str, Any]) -> dict[str, float
     floors["total"] = floors["encode"] + floors["text"] + floors["denoise"] + floors["decode"]
     floors["known_prompt"] = floors["total"] - floors["text"]
     return floors
+
+
+def _times_floor(comparison: Comparison) -> dict[str, Any]:
+    """kleinod's seconds of a round over the floor at the mean of the rates around its picture."""
+    own = comparison.engines[OWN]
+    floors = [
+        _floors(comparison.work, own.facts, {k: (before[k] + after[k]) / 2 for k in before})
+        for before, after in comparison.rates
+    ]
+    rounds = list(zip(own.calls, floors, strict=True))
+    over = {
+        stage: spread(call[stage] / floor[stage] for call, floor in rounds)
+        for stage in STAGES
+        if all(floor[stage] > 0 for floor in floors)
+    }
+    encodings = zip(own.encodings, floors, strict=True)
+    over["encode_reference"] = spread(s / floor["encode_reference"] for s, floor in encodings)
+    again = zip(own.repeated, floors, strict=True)
+    over["known_prompt"] = spread(call["total"] / floor["known_prompt"] for call, floor in again)
+    return over
 
 
 def _ratios(comparison: Comparison, peer: str) -> dict[str, Any]:

@@ -51,13 +51,15 @@ def _facts(report: Mapping[str, Any]) -> Iterable[str]:
 def _stages(report: Mapping[str, Any]) -> Table:
     table = _table("seconds", "kleinod", "floor", "times floor")
     own, floors = report["engines"]["kleinod"], report["floor_seconds"]
+    times = report["times_floor"]
     table.add_row("load", _number(own["load_seconds"]), "", "")
     table.add_row("first call", _number(own["first_seconds"]["total"]), "", "")
+    rows = {title: (own["seconds"][stage], stage) for stage, title in _ROWS.items()}
     known = own["known_prompt_seconds"]["total"]
-    rows = {title: (own["seconds"][stage], floors[stage]) for stage, title in _ROWS.items()}
-    rows["whole call, prompt known"] = known, floors["known_prompt"]
-    for title, (seconds, floor) in rows.items():
-        table.add_row(title, _spread(seconds), _number(floor), f"{seconds['median'] / floor:.2f}")
+    rows["whole call, prompt known"] = known, "known_prompt"
+    for title, (seconds, stage) in rows.items():
+        over = _spread(times[stage], digits=2)
+        table.add_row(title, _spread(seconds), _number(floors[stage]), over)
     return table
 
 
@@ -99,6 +101,7 @@ def _notes(report: Mapping[str, Any]) -> Iterable[str]:
     rates = report["operations_per_second"]
     told = ", ".join(f"{name} {rate['high'] / 1e9:,.0f}" for name, rate in rates.items())
     yield f"floor: the model's operations at the best GFLOPS measured beside the calls: {told}"
+    yield "times floor: each call's seconds over its floor at the rates right before and after it"
     yield "medians, in brackets lowest and highest; ratio: theirs over ours in the same round"
 
 
