@@ -104,7 +104,7 @@ AMX static void modulate_row(const struct rows *p, long row, float *out) {
         squares = _mm512_fmadd_ps(away, away, squares);
     }
     float variance = _mm512_reduce_add_ps(squares) / (float)k;
-    __m512 size = _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(variance + p->eps)));
+    __m512 size = inverse_root(variance + p->eps);
     for (long i = 0; i < k; i += 16) {
         __m512 away = _mm512_sub_ps(widened(x + i), _mm512_set1_ps(mean));
         __m512 y = rounded(_mm512_mul_ps(away, size));
@@ -128,7 +128,8 @@ AMX void amx_quantize_pack(const struct rows *p) {
             p->scale[i * 16 + row] = quantize_row(
                 p->factor ? wide : x, k, p->is_float || p->factor, own + row * k);
         }
-        pack_rows((uint8_t *)own, k, rows, p->depth, p->tiles + i / 2 * p->depth * PAIR + i % 2 * TILE);
+        pack_rows((uint8_t *)own, k, rows, p->depth,
+                  p->tiles + i / 2 * p->depth * PAIR + i % 2 * TILE);
     }
 }
 

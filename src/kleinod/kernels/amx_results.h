@@ -38,8 +38,12 @@ struct product {
 };
 
 static inline long arms_of(const struct product *p) { return p->then == SWIGLU ? 2 : 1; }
-static inline long group_of(const struct product *p) { return p->then == TURNED ? p->head / 32 : 1; }
-static inline long stride_of(const struct product *p) { return p->out_stride * (p->is_wide ? 4 : 2); }
+static inline long group_of(const struct product *p) {
+    return p->then == TURNED ? p->head / 32 : 1;
+}
+static inline long stride_of(const struct product *p) {
+    return p->out_stride * (p->is_wide ? 4 : 2);
+}
 
 static inline uint8_t *at(const struct product *p, long row, long column) {
     return (uint8_t *)p->out + row * stride_of(p) + column * (p->is_wide ? 4 : 2);
@@ -59,6 +63,10 @@ AMX static inline __m512 sixteen(const void *x, long i, int is_float) {
 AMX static inline __m512 rounded(__m512 x) {
     __m512i half = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(half, 16));
+}
+
+AMX static inline __m512 inverse_root(float x) {
+    return _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(x)));
 }
 
 /* Rows of results: 16 of the left 16 columns of a panel, and of the right. */
@@ -162,7 +170,7 @@ AMX static void write_turned(const struct product *p, struct panel *y, long row,
             squares = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, squares));
         }
         float mean = _mm512_reduce_add_ps(squares) / (float)p->head + p->eps;
-        __m512 size = _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(mean)));
+        __m512 size = inverse_root(mean);
         for (long j = 0; j < panels; j++) {
             __m512 a = rounded(_mm512_mul_ps(rounded(LEFT(y[j], i)), size));
             __m512 b = rounded(_mm512_mul_ps(rounded(RIGHT(y[j], i)), size));
