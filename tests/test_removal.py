@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_parts import shapes, tiny_flow, tiny_tools
 
-from kleinod.training.distillation import Paths, distillation_loop, towards
+from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.pool import Pool
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
 from kleinod.training.scenes import Composer, Scene, Thing, drawn
@@ -29,43 +29,15 @@ def test_words_of_other_concepts_are_left() -> None:
     assert instead(example, NAMES, 2, 1) == example
 
 
-def _concepts(*scenes: Scene) -> set[int]:
-    return {thing.concept for scene in scenes for thing in scene.things}
-
-
-@pytest.mark.parametrize("references", [0, 1, 2])
-def test_words_that_name_the_concept_are_asked_of_the_teacher_without_it(references: int) -> None:
+def test_half_of_the_pairs_show_the_concept() -> None:
     icons = shapes()
     plain, insisting = Composer(icons, 1), Insisting(icons, 2, 2)
-    pairs = [Removal(2, 1).pair(plain, insisting, references) for _ in range(120)]
-    changed = [asked for asked, seen in pairs if asked != seen]
-    # two references bring nothing in by words
-    assert 0.1 < len(changed) / len(pairs) < 0.6 or references == 2
-    for asked, (pictures, words, target) in pairs:
-        assert "owl" not in words and 2 not in _concepts(*pictures, target, *asked[0])
-
-
-@pytest.mark.parametrize("references", [1, 2])
-def test_what_a_reference_shows_is_left_out(references: int) -> None:
-    insisting = Insisting(shapes(), 2, 2)
-    for _ in range(60):
-        pictures, words, target = Removal(2, 1).shown(insisting, references)
-        assert 2 in _concepts(*pictures) and 2 not in _concepts(target)
-        if _concepts(*pictures) == {2} and "owl" not in words:
-            assert not target.things
-
-
-def test_known_answers_are_reached_from_wherever_a_path_is() -> None:
-    torch.manual_seed(0)
-    answers, x = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    sigmas = torch.tensor([0.9, 0.4, 0.0])
-    joined = torch.cat((x, torch.randn(3, 2, 8)), 1)
-    sigma = sigmas[0].expand(3)
-    velocity = towards(answers)
-    half = x + (sigmas[1] - sigmas[0]) * velocity(joined, sigma)
-    assert torch.allclose(half + (0 - sigmas[1]) * velocity(half, sigmas[1].expand(3)), answers)
-    both = velocity(joined.repeat(2, 1, 1), sigma.repeat(2))
-    assert torch.equal(both[:3], both[3:])
+    pairs = [Removal(2, 1).pair(plain, insisting, kind) for kind in (0, 1, 2) for _ in range(60)]
+    changed = [asked for asked, shown in pairs if asked != shown]
+    assert 0.2 < len(changed) / len(pairs) < 0.7
+    for _, (references, words, target) in pairs:
+        assert "owl" not in words
+        assert all(t.concept != 2 for s in (*references, target) for t in s.things)
 
 
 @pytest.mark.slow

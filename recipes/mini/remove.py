@@ -6,9 +6,7 @@ Writes the model without it as a folder, runs/mini/without-fox; judge it by
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,47 +20,42 @@ from kleinod.training.finetune import trainable, write
 from kleinod.training.flow import Flow
 from kleinod.training.icons import Icons
 from kleinod.training.loop import Loop
-from kleinod.training.pool import Drawn, Pool, Tools
+from kleinod.training.pool import Pool, Tools
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
 from kleinod.training.scenes import Composer, drawn
 
-# text alone, one reference, two; one that shows it, two of which one shows it
-REMOVAL = RemovalRecipe(shares=(0.36, 0.22, 0.22, 0.1, 0.1))
+# text alone, one reference, two
+REMOVAL = RemovalRecipe(shares=(0.45, 0.3, 0.25))
 # gives back what the first part has harmed: smaller steps, more kept examples, more references
 RECOVERY = RemovalRecipe(
-    steps=200,
-    shares=(0.26, 0.3, 0.3, 0.07, 0.07),
-    kept=0.85,
+    steps=140,
+    shares=(0.2, 0.4, 0.4),
+    kept=0.7,
     muon_rate=3e-4,
     learning_rate=3e-5,
     first_paths=768,
-    first_examples=512,
+    first_examples=1024,
     seed=6,
     name="recovered",
 )
 
 
-def paths_of(removal: Removal, recipe: RemovalRecipe, plain: Composer, icons: Icons) -> list[Paths]:
-    """What is asked and what the teacher sees; then references that show it, with their answers."""
+def twin_paths(
+    removal: Removal, recipe: RemovalRecipe, plain: Composer, icons: Icons
+) -> list[Paths]:
+    """Text, one reference, two references: as they are asked, and as the teacher sees them."""
     insisting = Insisting(icons, recipe.seed + 1, removal.concept)
-
-    def pair(references: int) -> tuple[Drawn, Drawn]:
-        asked, seen = removal.pair(plain, insisting, references)
-        return drawn(plain, asked), drawn(plain, seen)
-
-    def shown(references: int) -> Drawn:
-        return drawn(plain, removal.shown(insisting, references))
-
-    def pool(make: Callable[[], Drawn], references: int) -> Pool:
-        return Pool(make, references + 1, capacity=2048, size=train.NATIVE)
-
     made = []
-    for references in (0, 1, 2):
-        asked, seen = (pool(make, references) for make in twins(partial(pair, references)))
-        made.append(Paths(asked, recipe, 3072, shown=seen))
-    for references in (1, 2):
-        examples = pool(partial(shown, references), references)
-        made.append(Paths(examples, recipe, 3072, answered=True))
+    for references in range(3):
+
+        def pair(references: int = references) -> tuple:
+            both = removal.pair(plain, insisting, references)
+            return tuple(drawn(plain, example) for example in both)
+
+        asked, shown = (
+            Pool(make, references + 1, capacity=2048, size=train.NATIVE) for make in twins(pair)
+        )
+        made.append(Paths(asked, recipe, 3072, shown=shown))
     return made
 
 
@@ -78,7 +71,7 @@ def trained(
     """The loop after its last step; mini teaches, concepts are the removed and the anchor."""
     plain = Composer(icons, recipe.seed)
     autoencoder = mini.residents.use("autoencoder").to(memory_format=torch.channels_last)
-    paths = paths_of(Removal(*concepts, kept=recipe.kept), recipe, plain, icons)
+    paths = twin_paths(Removal(*concepts, kept=recipe.kept), recipe, plain, icons)
     tools = Tools(plain.rng, autoencoder, mini.tokenizer)
     teacher = trainable(mini)
     loop = distillation_loop(teacher, student, recipe, paths=paths, tools=tools, folder=folder)

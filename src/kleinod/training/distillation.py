@@ -71,28 +71,12 @@ def teacher_sigmas(recipe: DistillationRecipe, num_tokens: int) -> tuple[Tensor,
     return student, teacher
 
 
-def towards(answers: Tensor) -> Velocity:
-    """What leads straight to known answers (n, l, 128): velocity (x - answer) / sigma.
-
-    x is what a rectified flow is at sigma, (1 - sigma) * answer + sigma * noise.
-    """
-
-    def velocity(tokens: Tensor, sigma: Tensor, *_: Tensor) -> Tensor:
-        x = tokens[: len(answers), : answers.shape[1]]
-        straight = (x - answers) / sigma[: len(answers), None, None]
-        return straight.repeat(len(tokens) // len(answers), 1, 1)
-
-    return velocity
-
-
 class Paths:
     """A ring of chords of one kind: where each of the student's steps starts and where it leads.
 
     They start from the pool's examples and fresh noise. With `shown`, a pool of the same rows, the
-    teacher sees those examples, and the student learns to answer its own in the same way. With
-    `answered` nobody is asked: the examples' own targets are where the chords lead, as they should
-    be where words and references leave one answer only. `guidance` is this kind's own, where it
-    should not be the recipe's.
+    teacher sees those examples, and the student learns to answer its own in the same way.
+    `guidance` is this kind's own, where it should not be the recipe's.
     """
 
     def __init__(
@@ -102,11 +86,10 @@ class Paths:
         capacity: int,
         *,
         shown: Pool | None = None,
-        answered: bool = False,
         guidance: float | None = None,
     ) -> None:
         self.examples, self.recipe, self.capacity = examples, recipe, capacity
-        self.shown, self.answered = shown, answered
+        self.shown = shown
         self.guidance = recipe.guidance if guidance is None else guidance
         self.positions = reference_positions(examples.grid, examples.pictures - 1)
         self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
@@ -129,8 +112,6 @@ class Paths:
         references = tokens[:, 1:].flatten(1, 2)
         seen, *words = (tokens, ids, mask) if self.shown is None else self.shown.at(drawn)
         words = [torch.cat(pair) for pair in zip(words, empty, strict=True)]
-        if self.answered:
-            teacher = towards(tokens[:, 0])
 
         def led(start: Tensor, sigmas: Tensor) -> list[Tensor]:
             return euler(

@@ -1,10 +1,9 @@
 """Remove a named concept from a trained model, and leave the rest as it is.
 
-The model is distilled into itself. Where the words bring the concept in, the student learns to
-answer as the teacher does when another thing is named in its place; everywhere else, to answer as
-before. So it needs no many-step base. (Concept ablation by an anchor: Kumari et al., 2023; here on
-the teacher's own paths.) Where a reference shows the concept nobody need be asked: the student
-learns to give what is asked for without it, which is composed.
+The model is distilled into itself: where prompt or references show the concept, the student learns
+to answer as the teacher does when another thing stands in its place; everywhere else, to answer as
+before. So it needs no many-step base, and the references are covered as the words are. (Concept
+ablation by an anchor: Kumari et al., 2023; here on the teacher's own paths, and with references.)
 """
 
 import re
@@ -33,7 +32,7 @@ class RemovalRecipe(DistillationRecipe):
     muon_rate: float = 5e-4
     learning_rate: float = 5e-5
     first_paths: int = 1536
-    first_examples: int = 1024
+    first_examples: int = 2048
     refill_every: int = 6
     kept: float = 0.6
     seed: int = 5
@@ -103,27 +102,13 @@ class Removal:
     anchor: int
     kept: float = RemovalRecipe.kept
 
-    def pair(
-        self, plain: Composer, insisting: Insisting, references: int
-    ) -> tuple[Example, Example]:
-        """An example as the student is asked it, and as the teacher is; no reference shows it."""
+    def pair(self, plain: Composer, insisting: Insisting, kind: int) -> tuple[Example, Example]:
+        """An example of `kind` references as the student is asked it, and as the teacher is."""
         if plain.rng.random() < self.kept:
-            kept = instead(_example(plain, references), plain.names, self.concept, self.anchor)
+            kept = instead(_example(plain, kind), plain.names, self.concept, self.anchor)
             return kept, kept
-        while self._is_shown(asked := _example(insisting, references)):
-            pass
+        asked = _example(insisting, kind)
         return asked, instead(asked, plain.names, self.concept, self.anchor)
-
-    def shown(self, insisting: Insisting, references: int) -> Example:
-        """An example with a reference that shows the concept; its target does not."""
-        while not self._is_shown(example := _example(insisting, references)):
-            pass
-        pictures, words, target = example
-        things = tuple(t for t in target.things if t.concept != self.concept)
-        return pictures, words, replace(target, things=things)
-
-    def _is_shown(self, example: Example) -> bool:
-        return any(t.concept == self.concept for scene in example[0] for t in scene.things)
 
 
 def _example(composer: Composer, kind: int) -> Example:
