@@ -59,13 +59,12 @@ def compared(plan: Plan, peer: str | None, *, num_calls: int, progress: Progress
             engines[name].first = workers[name].ask("paint", prompt=new_prompt(0))
         progress("first calls", 1.0)
         work = workers[OWN].ask("work")
-        wanted = _probe(work, engines[OWN].facts)
+        probe = partial(workers["probe"].ask, "rates", **_probe(work, engines[OWN].facts))
         rates: list[tuple[Rates, Rates]] = []
         for number in range(num_calls):
             progress("measuring", number / num_calls)
             order = names if number % 2 == 0 else names[::-1]
             ordered = {name: workers[name] for name in order}
-            probe = partial(workers["probe"].ask, "rates", **wanted)
             rates.append(_round(new_prompt(number + 1), ordered, engines, probe))
         progress("measuring", 1.0)
         for name in names:

@@ -150,6 +150,11 @@ def takes(rows: int, columns: int, itemsize: int) -> bool:
     return rows % ROWS == 0 and columns * itemsize % _LINE == 0 and rows > 0 < columns
 
 
+def whole_panels(start: int, stop: int) -> tuple[int, int]:
+    """The least range of whole panels of 32 columns that holds columns from start to stop."""
+    return start // ROWS * ROWS, -(-stop // ROWS) * ROWS
+
+
 def tiled(x: Tensor) -> Tiles:
     """Rows of x (m, k), bfloat16; k a multiple of 32."""
     assert x.dtype == torch.bfloat16
@@ -175,7 +180,8 @@ def modulated(x: Tensor, factor: Tensor, shift: Tensor, *, length: int, eps: flo
     x (m, k), factor and shift (b or 1, 1, k) of m / length pictures; all bfloat16.
     """
     assert x.dtype == factor.dtype == shift.dtype == torch.bfloat16
-    factor, shift = factor.expand_as(shift).contiguous(), shift.contiguous()
+    assert factor.shape == shift.shape
+    factor, shift = factor.contiguous(), shift.contiguous()
     stride = shift.stride(0) if len(shift) > 1 else 0
     wide = torch.empty(torch.get_num_threads() * x.shape[1])
     return _quantized(

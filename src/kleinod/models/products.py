@@ -115,7 +115,7 @@ class TiledColumns:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
-        low, high = start // amx.ROWS * amx.ROWS, -(-stop // amx.ROWS) * amx.ROWS
+        low, high = amx.whole_panels(start, stop)
         out = torch.empty(self.tiles.num_rows, high - low, dtype=torch.bfloat16)
         offset = 0
         for part in self.matrices:

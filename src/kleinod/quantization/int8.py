@@ -168,7 +168,7 @@ class Int8Columns:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
-        low, high = start // amx.ROWS * amx.ROWS, -(-stop // amx.ROWS) * amx.ROWS
+        low, high = amx.whole_panels(start, stop)
         product = amx.int8_product(self._tiles(), self.weight.rows(low, high))
         return product[:, start - low : stop - low].view(*self.x.shape[:-1], -1)
 
