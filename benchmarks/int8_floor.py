@@ -3,8 +3,8 @@
     python benchmarks/int8_floor.py [--rounds 20]
 
 256 x 256 pixels and 512 words, of which 30 are no padding; random weights. The products are those
-of kernels/amx.c with plain results, of rows that are quantised already; so a ratio of 1 would mean
-that norms, rotations, activations, quantising and sums cost nothing.
+of kernels/products.c with plain results, of rows that are quantised already; so a ratio of 1 would
+mean that norms, rotations, activations, quantising and sums cost nothing.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 from blocks_cpu import CONFIG, STEPS, TEXT, _filled, _int8
 from torch import nn
 
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.memory import use_large_pages
 from kleinod.models import scratch
 from kleinod.models.text_encoder import TextEncoder
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     use_large_pages()
-    if not amx.is_usable():
-        raise SystemExit(f"error: no products on AMX here: {amx.why_unused() or 'no AMX'}")
+    if not native.is_usable():
+        raise SystemExit(f"error: no code of our own here: {native.why_unused() or 'no AVX512'}")
     found = {name: _in_turn(pair, rounds) for name, pair in _pairs().items()}
     for name, times in found.items():
         ratio = median(block / floor for block, floor in times)
@@ -95,13 +95,13 @@ def _floor(
     calls = []
     for rows, linears in work:
         widths = {linear.in_features for linear in linears}
-        tiles = {n: amx.quantized(torch.randn(rows, n).bfloat16()) for n in widths}
-        weights = [(m.in_features, amx.Int8Weight(m.codes, m.channel_scale)) for m in linears]
+        tiles = {n: native.quantized(torch.randn(rows, n).bfloat16()) for n in widths}
+        weights = [(m.in_features, native.Int8Weight(m.codes, m.channel_scale)) for m in linears]
         calls += [(tiles[n], weight) for n, weight in weights]
 
     def run() -> None:
         for tiles, weight in calls:
-            amx.int8_product(tiles, weight)
+            native.int8_product(tiles, weight)
         for call in more:
             call()
 
@@ -111,7 +111,7 @@ def _floor(
 def _attention(length: int) -> Callable[[], object]:
     shape = (1, length, CONFIG.num_attention_heads, CONFIG.attention_head_dim)
     q, k, v = (torch.randn(shape).bfloat16() for _ in range(3))
-    return lambda: amx.attention(q, k, v)
+    return lambda: native.attention(q, k, v)
 
 
 def _in_turn(pair: Pair, rounds: int) -> list[tuple[float, float]]:

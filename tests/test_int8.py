@@ -15,19 +15,20 @@ from typer.testing import CliRunner
 import kleinod
 from kleinod.cli.app import app
 from kleinod.errors import InputError
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.quantization import int8, int8_packing
 from kleinod.quantization.int8 import Int8Linear
 
-KERNELS = (int8.AMX, int8.ONEDNN, int8.EXPANDED)
+OWN = f"{native.kind()} int8"
+KERNELS = (OWN, int8.ONEDNN, int8.EXPANDED)
 
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == int8.ONEDNN and not int8_packing.is_usable():
         pytest.skip("this machine has no int8 products")
-    if request.param == int8.AMX and not amx.is_usable():
-        pytest.skip("no AMX, or no C compiler built it")
+    if request.param == OWN and not native.is_usable():
+        pytest.skip("no code of our own here")
     monkeypatch.setattr(int8, "kernel", lambda device_type: request.param)
     return request.param
 
@@ -132,7 +133,7 @@ def test_layers_that_read_one_tensor_share_its_codes(
         pytest.skip("its tokens have no codes")
     layers = [Int8Linear((_matrix(64, 64),)) for _ in range(3)]
     calls = []
-    module = amx if kernel == int8.AMX else int8
+    module = native if kernel == OWN else int8
     quantized = module.quantized
 
     def counted(x: Tensor) -> object:

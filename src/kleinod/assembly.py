@@ -16,7 +16,7 @@ from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
@@ -92,9 +92,9 @@ def load(
 def _log_slower_products(place: "_Place") -> None:
     if product_dtype(place.dtype, place.device) != place.dtype:
         _log.info("this processor has no products of bfloat16 numbers; they are made in float32")
-    unused = amx.why_unused() if place.device.type == "cpu" else None
+    unused = native.why_unused() if place.device.type == "cpu" else None
     if unused and (place.quantization == "int8" or place.dtype == torch.bfloat16):
-        _log.info("AMX is not used: %s", unused)
+        _log.info("products are slower than they could be: %s", unused)
 
 
 def _silent(stage: str, fraction: float) -> None:

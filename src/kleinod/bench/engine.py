@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kleinod import assembly, images
 from kleinod.bench.plan import CPU_SIZE, Plan, new_prompt
 from kleinod.bench.work import Work, autoencoder_work, step_work, text_work
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.models import attention_cuda
 from kleinod.models.attention import has_slow_kernel
 from kleinod.models.text_encoder import num_seen
@@ -155,9 +155,10 @@ def attention_name(device: torch.device, dtype: torch.dtype, quantization: str |
     """The kernel that attention takes, for heads of 128 as the published models have."""
     if device.type == "cuda":
         return attention_cuda.chosen(device, dtype, 128)
-    if not quantization or device.type != "cpu" or dtype != torch.bfloat16:
+    if device.type != "cpu" or dtype != torch.bfloat16:
         return "pytorch"
-    return "amx" if amx.is_usable() else "plain products" if has_slow_kernel() else "pytorch"
+    other = "plain products" if quantization and has_slow_kernel() else "pytorch"
+    return native.kind() or other
 
 
 def noise_picture(size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """How many operations a second this machine can do, in products of a model's own shapes.
 
 The best of several passes: a floor is what the machine can do, not what it does on average.
-Several ways of a product are tried: PyTorch's, AMX's, and of int8 numbers column chunks with the
+Several ways of a product are tried: PyTorch's, our own, and of int8 numbers column chunks with the
 dequantisation and Int8Linear's.
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kleinod.bench.engine import synchronise
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.models.attention import attention, inexact
 from kleinod.quantization.int8 import PACKED_AT_ONCE
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
@@ -53,23 +53,23 @@ def _ways(name: str, x: Tensor, weight: Tensor) -> list[Callable[[], object]]:
         return [_float8_product(x, weight)]
     ways: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
     if x.dtype == torch.bfloat16 and _fits_tiles(x, weight, 2):
-        tiles = amx.tiled(x)
-        ways.append(lambda: amx.product(tiles, weight))
+        tiles = native.tiled(x)
+        ways.append(lambda: native.product(tiles, weight))
     return ways
 
 
 def _fits_tiles(x: Tensor, weight: Tensor, itemsize: int) -> bool:
     return (
         x.device.type == "cpu"
-        and amx.is_usable()
-        and amx.takes(len(weight), weight.shape[1], itemsize)
+        and native.is_usable()
+        and native.takes(len(weight), weight.shape[1], itemsize)
     )
 
 
 def _int8_tiles_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
-    codes = amx.int8_tiles(torch.randint(-127, 128, weight.shape, dtype=torch.int8))
-    tokens, made = amx.quantized(x), amx.Int8Weight(codes, torch.ones(len(weight)))
-    return lambda: amx.int8_product(tokens, made)
+    codes = native.int8_tiles(torch.randint(-127, 128, weight.shape, dtype=torch.int8))
+    tokens, made = native.quantized(x), native.Int8Weight(codes, torch.ones(len(weight)))
+    return lambda: native.int8_product(tokens, made)
 
 
 def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]:

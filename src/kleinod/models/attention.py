@@ -1,10 +1,11 @@
 """Full attention over (b, l, n, d), the fastest that the device has.
 
-softmax(q k^T / sqrt(d)) v, without a mask. On the CPU the exact mode has torch's own kernel, with
-the reference's bits. Modes that are another picture anyway have `inexact`: with AMX
-kernels/amx_attention.c, as near to the formula as torch's; on CPUs without AMX, where torch's
-kernel multiplies at a third of the speed of a plain product, plain products whose scores are
-rounded to bfloat16. Knows nothing about blocks.
+softmax(q k^T / sqrt(d)) v, without a mask. On the CPU by kernels/attention.c where the processor
+allows it, which rounds where PyTorch's own kernel does: 1 to 3 of 1,000 numbers have another last
+bit. Elsewhere by PyTorch. Modes that are another picture anyway have `inexact`: where a processor
+multiplies bfloat16 by AVX512, PyTorch's kernel runs at a third of the speed of a plain product, so
+without our code it is plain products whose scores are rounded to bfloat16. Knows nothing about
+blocks.
 """
 
 from functools import cache
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.models import attention_cuda, scratch
 from kleinod.models.products import is_tiled
 
@@ -27,18 +28,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries, keys and values (b, l, n, d) to (b, l, n * d)."""
     if q.device.type == "cuda":
         return attention_cuda.attention(q, k, v)
+    if is_tiled(q) and native.takes_heads(q, k, v):
+        return native.attention(q, k, v).flatten(2)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
 
 def inexact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same, in other last bits where that is faster.
+    """The same, less exact where that is faster.
 
-    Error against float64, root of the mean square: 0.002 with AMX, as torch's; by plain products
-    0.005 of normal numbers, 0.012 of queries three times as large.
+    Error of plain products against float64, root of the mean square: 0.005 of normal numbers, 0.012
+    of queries three times as large, where PyTorch's kernel and ours have 0.002.
     """
-    if is_tiled(q) and amx.takes_heads(q, k, v):
-        return amx.attention(q, k, v).flatten(2)
     if torch.compiler.is_compiling() or q.device.type != "cpu" or not has_slow_kernel():
         return attention(q, k, v)
     is_fit = q.dtype == torch.bfloat16 and q.shape[1] >= _MIN_TOKENS
@@ -47,8 +48,10 @@ def inexact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @cache
 def has_slow_kernel() -> bool:
-    """Whether this CPU multiplies bfloat16, but not in torch's attention."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    """Whether this CPU multiplies bfloat16, but not in its attention."""
+    if native.is_usable() or torch.cpu._is_amx_tile_supported():
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ are a multiple of 32, as all are: what is left of a row is computed by other ins
 
 oneDNN's matrix products stay whole: how it sums a product's terms depends on its shape, and a
 product of some of the columns differs in the last bit. Where that is not so (int8, whose sums are
-exact, and AMX's, which have one order) a range of columns is computed and used before the next.
-Inference only.
+exact, and our own code's, which have one order) a range of columns is computed and used before the
+next. Inference only.
 """
 
 from collections.abc import Callable, Iterator

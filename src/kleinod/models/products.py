@@ -5,8 +5,9 @@ them is slower than float32, five times for a matrix, hundreds of times for a co
 weights stay bfloat16 in memory and products are computed in float32, a piece of a weight at a time,
 and rounded once: as exact as those of a processor that has them, whose sums are float32 too.
 
-Processors with AMX multiply bfloat16 rows by kernels/amx.c, faster than by PyTorch, where no
-gradients are wanted: the same sums of the same terms, rounded once, added in another order.
+Where the processor allows it, bfloat16 rows are multiplied by kernels/products.c, faster than by
+PyTorch, if no gradients are wanted: the same sums of the same terms, rounded once, added in another
+order.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kleinod.kernels import amx
+from kleinod.kernels import native
 
-AMX = "amx"
 # of fewer rows a product is a pass over the weight
 _MIN_ROWS = 16
 
@@ -49,8 +49,8 @@ def told(dtype: torch.dtype, device: torch.device) -> str | None:
     numbers = product_dtype(dtype, device)
     if numbers != dtype:
         return str(numbers).removeprefix("torch.")
-    is_tiled = dtype == torch.bfloat16 and device.type == "cpu" and amx.is_usable()
-    return AMX if is_tiled else None
+    is_tiled = dtype == torch.bfloat16 and device.type == "cpu"
+    return native.kind() if is_tiled else None
 
 
 def weights(linear: nn.Module) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ def weights(linear: nn.Module) -> tuple[Tensor, ...]:
 
 
 def tiled(linear: nn.Module, x: Tensor) -> "TiledColumns | None":
-    """What computes columns of linear(x) on AMX tiles, or None where it does not.
+    """What computes columns of linear(x) by kernels/products.c, or None where it does not.
 
     Every column has the same bits however many are computed.
     """
@@ -77,11 +77,11 @@ def tiled(linear: nn.Module, x: Tensor) -> "TiledColumns | None":
 
 def piecewise(x: Tensor) -> Callable[[Tensor, Tensor], None]:
     """A function that writes x (m, k) times a matrix (n, k) to out (m, n), for many matrices."""
-    tiles = amx.tiled(x) if is_tiled(x) else None
+    tiles = native.tiled(x) if is_tiled(x) else None
 
     def multiply(matrix: Tensor, out: Tensor) -> None:
         if tiles is not None and _fills_tiles(matrix):
-            amx.product(tiles, matrix, out)
+            native.product(tiles, matrix, out)
         else:
             out.copy_(F.linear(x, matrix))
 
@@ -89,17 +89,17 @@ def piecewise(x: Tensor) -> Callable[[Tensor, Tensor], None]:
 
 
 def is_tiled(x: Tensor) -> bool:
-    """Whether products with x's rows are computed by kernels/amx.c where the weight allows it."""
+    """Whether our own code multiplies x's rows, where the weight allows it."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.bfloat16:
         return False
     is_plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
     has_rows = x.numel() >= _MIN_ROWS * x.shape[-1]
-    return is_plain and has_rows and x.shape[-1] % amx.ROWS == 0 and amx.is_usable()
+    return is_plain and has_rows and x.shape[-1] % native.ROWS == 0 and native.is_usable()
 
 
 def _fills_tiles(part: Tensor) -> bool:
     is_plain = part.dtype == torch.bfloat16 and part.device.type == "cpu" and part.is_contiguous()
-    return is_plain and amx.takes(len(part), part.shape[1], part.itemsize)
+    return is_plain and native.takes(len(part), part.shape[1], part.itemsize)
 
 
 class TiledColumns:
@@ -107,7 +107,7 @@ class TiledColumns:
 
     def __init__(self, matrices: tuple[Tensor, ...], x: Tensor) -> None:
         self.matrices, self.shape = matrices, x.shape[:-1]
-        self.tiles = amx.tiled(x.reshape(-1, x.shape[-1]))
+        self.tiles = native.tiled(x.reshape(-1, x.shape[-1]))
 
     def whole(self) -> Tensor:
         """All columns (…, n)."""
@@ -115,14 +115,14 @@ class TiledColumns:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
-        low, high = amx.whole_panels(start, stop)
+        low, high = native.whole_panels(start, stop)
         out = torch.empty(self.tiles.num_rows, high - low, dtype=torch.bfloat16)
         offset = 0
         for part in self.matrices:
             first, end = max(low, offset), min(high, offset + len(part))
             if first < end:
                 rows = part[first - offset : end - offset]
-                amx.product(self.tiles, rows, out[:, first - low : end - low])
+                native.product(self.tiles, rows, out[:, first - low : end - low])
             offset += len(part)
         return out[:, start - low : stop - low].view(*self.shape, stop - start)
 

@@ -2,9 +2,9 @@
 
 y = (x_codes @ w_codes^T) * token_scale * channel_scale, with codes = round(values / scale) and
 scale = largest magnitude / 127. The sums are whole numbers below 2^31: exact, whatever their order.
-kernels/amx.c multiplies them on AMX tiles, oneDNN (int8_packing.py) where the machine has other
-instructions for it; elsewhere the codes are expanded and multiplied as floats, which saves memory
-and no time.
+kernels/products.c multiplies them, oneDNN (int8_packing.py) where that is not there and the machine
+has instructions for it; elsewhere the codes are expanded and multiplied as floats, which saves
+memory and no time.
 """
 
 import threading
@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.models import in_cache
 from kleinod.models.products import product_dtype
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 
-AMX, ONEDNN, EXPANDED = "amx int8", "onednn int8", "expanded int8"
+ONEDNN, EXPANDED = "onednn int8", "expanded int8"
 LARGEST = 127.0
 # packed together: wide enough for a matrix product, and its result stays in the cache
 PACKED_AT_ONCE = 1536
@@ -38,8 +38,8 @@ Rows = TypeVar("Rows")
 @cache
 def kernel(device_type: str) -> str:
     """What multiplies int8 matrices on a device, where their sizes allow it."""
-    is_tiled = device_type == "cpu" and amx.is_usable()
-    return AMX if is_tiled else _without_tiles(device_type)
+    tiled = f"{native.kind()} int8" if device_type == "cpu" and native.is_usable() else None
+    return tiled or _without_tiles(device_type)
 
 
 def _without_tiles(device_type: str) -> str:
@@ -80,7 +80,7 @@ class Int8Linear(nn.Module):
     """Stands in for nn.Linear without a bias; its weight is one matrix or several in a row."""
 
     channel_scale: Tensor
-    codes: Tensor | None  # of AMX in tiles, else (out, in); oneDNN's are in packs
+    codes: Tensor | None  # of our own code in tiles, else (out, in); oneDNN's are in packs
 
     def __init__(self, parts: tuple[Weight, ...]) -> None:
         super().__init__()
@@ -88,16 +88,17 @@ class Int8Linear(nn.Module):
         self.in_features = parts[0].shape[1]
         self.out_features = sum(part.shape[0] for part in parts)
         self.kernel = kernel(device.type)
-        if self.kernel == AMX and not amx.takes(self.out_features, self.in_features, 1):
-            self.kernel = _without_tiles(device.type)
+        self.is_tiled = self.kernel not in (ONEDNN, EXPANDED)
+        if self.is_tiled and not native.takes(self.out_features, self.in_features, 1):
+            self.kernel, self.is_tiled = _without_tiles(device.type), False
         made = [quantized(rows) for rows in _pieces(parts)]
         self.register_buffer("channel_scale", torch.cat([rows.scale for rows in made])[:, 0])
         self._packs: list[PackedRows] = []
         codes = [rows.codes for rows in made]
         if self.kernel == ONEDNN:
             self._packs = [PackedRows(rows.codes, rows.scale[:, 0]) for rows in made]
-        elif self.kernel == AMX:
-            codes = [amx.int8_tiles(rows) for rows in codes]
+        elif self.is_tiled:
+            codes = [native.int8_tiles(rows) for rows in codes]
         self.register_buffer("codes", None if self._packs else torch.cat(codes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,22 +107,22 @@ class Int8Linear(nn.Module):
 
     def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
         """A function of start and stop that computes those columns of the output."""
-        if self.kernel == AMX:
+        if self.is_tiled:
             assert self.codes is not None
-            return Int8Columns(amx.Int8Weight(self.codes, self.channel_scale), x)
+            return Int8Columns(native.Int8Weight(self.codes, self.channel_scale), x)
         compute = self._packed if self.kernel == ONEDNN else self._expanded
         return lambda start, stop: compute(x, start, stop)
 
     def modulated_columns(
         self, x: Tensor, shift: Tensor, factor: Tensor, eps: float
     ) -> "Int8Columns | None":
-        """Columns of LayerNorm(x) * factor + shift, x (b, l, in), on AMX; elsewhere None."""
-        if self.kernel != AMX or x.dtype != torch.bfloat16:
+        """Columns of LayerNorm(x) * factor + shift, x (b, l, in); None where oneDNN multiplies."""
+        if not self.is_tiled or x.dtype != torch.bfloat16:
             return None
         assert self.codes is not None
         rows, length = x.reshape(-1, x.shape[-1]), x.shape[1]
-        tiles = amx.modulated(rows, factor, shift, length=length, eps=eps)
-        return Int8Columns(amx.Int8Weight(self.codes, self.channel_scale), x, tiles)
+        tiles = native.modulated(rows, factor, shift, length=length, eps=eps)
+        return Int8Columns(native.Int8Weight(self.codes, self.channel_scale), x, tiles)
 
     def _packed(self, x: Tensor, start: int, stop: int) -> Tensor:
         tokens = _shared(x, _read)
@@ -156,30 +157,30 @@ class Int8Linear(nn.Module):
 
 @dataclass(frozen=True)
 class Int8Columns:
-    """Columns of a product of x (…, k) on AMX tiles; in_cache.UsedUp says what may become of them.
+    """Columns of our own product of x (…, k); in_cache.UsedUp says what may become of them.
 
     That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns. `tiles`, if given, is
     what is multiplied in place of x.
     """
 
-    weight: amx.Int8Weight
+    weight: native.Int8Weight
     x: Tensor
-    tiles: amx.Tiles | None = None
+    tiles: native.Tiles | None = None
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
-        low, high = amx.whole_panels(start, stop)
-        product = amx.int8_product(self._tiles(), self.weight.rows(low, high))
+        low, high = native.whole_panels(start, stop)
+        product = native.int8_product(self._tiles(), self.weight.rows(low, high))
         return product[:, start - low : stop - low].view(*self.x.shape[:-1], -1)
 
     def turned(
         self, span: tuple[int, int], scale: Tensor, *, turns: Tensor, eps: float
     ) -> Tensor | None:
         """Heads (b, l, n, d), normalised and turned."""
-        if not self._takes(*span, len(scale)) or len(scale) > amx.MOST_HEAD:
+        if not self._takes(*span, len(scale)) or len(scale) > native.MOST_HEAD:
             return None
         weight = self.weight.rows(*span)
-        made = amx.int8_turned(self._tiles(), weight, scale, turns=turns, eps=eps)
+        made = native.int8_turned(self._tiles(), weight, scale, turns=turns, eps=eps)
         return made.view(*self.x.shape[:-1], -1, len(scale))
 
     def swiglu(self, start: int, value: in_cache.UsedUp, value_start: int, out: Tensor) -> bool:
@@ -192,21 +193,21 @@ class Int8Columns:
             return False
         gate = self.weight.rows(start, start + dim)
         other = value.weight.rows(value_start, value_start + dim)
-        amx.int8_swiglu(self._tiles(), gate, other, out.view(-1, dim))
+        native.int8_swiglu(self._tiles(), gate, other, out.view(-1, dim))
         return True
 
     def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
         """x + gate * y, (b, l, n)."""
         if not self._takes() or x.dtype != self.x.dtype:
             return None
-        return amx.int8_gated_sum(self._tiles(), self.weight, x, gate)
+        return native.int8_gated_sum(self._tiles(), self.weight, x, gate)
 
     def _takes(self, *edges: int) -> bool:
         is_plain = self.x.dtype == torch.bfloat16 and self.x.dim() == 3
-        return is_plain and all(edge % amx.ROWS == 0 for edge in edges)
+        return is_plain and all(edge % native.ROWS == 0 for edge in edges)
 
-    def _tiles(self) -> amx.Tiles:
-        return _shared(self.x, amx.quantized) if self.tiles is None else self.tiles
+    def _tiles(self) -> native.Tiles:
+        return _shared(self.x, native.quantized) if self.tiles is None else self.tiles
 
 
 def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:

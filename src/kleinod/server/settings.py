@@ -26,7 +26,7 @@ FILE_VARIABLE = "KLEINOD_CONFIG"
 # read by other parts of kleinod, with the same prefix
 OTHER_VARIABLES = frozenset(
     {
-        *("HOME", "CACHE", "MODELS", "CONFIG", "AUDIT_LOG", "AUDIT_PROMPTS", "AMX"),
+        *("HOME", "CACHE", "MODELS", "CONFIG", "AUDIT_LOG", "AUDIT_PROMPTS", "KERNELS"),
         *("C2PA_CERTIFICATES", "C2PA_KEY", "C2PA_SIGN_COMMAND", "C2PA_TRUST"),
     }
 )

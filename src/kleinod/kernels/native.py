@@ -1,14 +1,16 @@
-"""Matrix products and attention on Intel's AMX tiles, computed by amx.c and amx_attention.c.
+"""Matrix products and attention by compiled code: products.c and attention.c.
 
-Products are of bfloat16 numbers, or of int8 with scales.
+On AMX tiles, or by AVX512 where a processor multiplies bfloat16 numbers and int8 codes by it (AMD's
+since Zen 4, Intel's since Sapphire Rapids). Products are of bfloat16 numbers, or of int8 with
+scales.
 
 y = x w^T. x is brought into tiles once and may then meet any rows of any weight. A product of
 bfloat16 numbers is summed in float32 in the order of the inner dimension and rounded once, as
 oneDNN's is, whose order differs: 1 of 7,000 numbers has another last bit. Unlike oneDNN's it has
 the same bits for some rows or columns as for all, and on any number of threads.
 
-amx.c is compiled with the package where a C compiler is. Without it, on another processor, and
-where the kernel refuses the tiles' state, `is_usable` is False and the callers use PyTorch.
+The code is compiled with the package where a C compiler is. Without it, on another processor, and
+where a small product is not right, `kind` is None and the callers use PyTorch.
 """
 
 import ctypes
@@ -25,18 +27,20 @@ from torch import Tensor
 # bytes of a pair of tiles and of a tile's row, and rows of a pair
 _PAIR, _LINE, ROWS = 2048, 64, 32
 _COUNT, _POINTER = ctypes.c_long, ctypes.c_void_p
-OFF = "KLEINOD_AMX"
+AMX, AVX512 = "amx", "avx512"
+# the environment may name one of both, or say off
+CHOICE = "KLEINOD_KERNELS"
 _STRIDES = ("token", "head")
 # columns of a head that its attention has room for
 _MOST_COLUMNS = 128
 # columns of a head that a product can turn
 MOST_HEAD = 256
-# amx_results.h: what becomes of a product; a plain one is 0
+# results.h: what becomes of a product; a plain one is 0
 _GATED_SUM, _SWIGLU, _TURNED = 1, 2, 3
 
 
 class _Product(ctypes.Structure):
-    """amx.c's struct product."""
+    """results.h's struct product."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("x", "w", "value", "out", "scratch")),
@@ -44,67 +48,99 @@ class _Product(ctypes.Structure):
         *((name, _POINTER) for name in ("added", "gate", "norm", "turns")),
         *((name, _COUNT) for name in ("m", "n", "depth")),
         *((name, _COUNT) for name in ("out_stride", "added_stride", "gate_stride")),
-        *((name, _COUNT) for name in ("head", "length", "then", "is_wide", "threads")),
+        *((name, _COUNT) for name in ("head", "length", "then", "is_wide", "has_amx", "threads")),
         ("eps", ctypes.c_float),
     )
 
 
 class _Rows(ctypes.Structure):
-    """amx.c's struct rows."""
+    """products.c's struct rows."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("x", "tiles", "scale", "codes", "wide")),
         *((name, _POINTER) for name in ("factor", "shift")),
         *((name, _COUNT) for name in ("stride", "m", "depth", "modulation_stride")),
-        *((name, _COUNT) for name in ("length", "is_float", "threads")),
+        *((name, _COUNT) for name in ("length", "is_float", "has_amx", "threads")),
         ("eps", ctypes.c_float),
     )
 
 
 class _Attention(ctypes.Structure):
-    """amx_attention.c's struct attention."""
+    """attention.c's struct attention."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("q", "k", "v", "out", "tiles", "scratch")),
         *((name, _COUNT) for name in ("length", "heads", "columns")),
         *((f"{name}_{each}", _COUNT) for name in ("q", "k", "v", "out") for each in _STRIDES),
-        ("threads", _COUNT),
+        *((name, _COUNT) for name in ("has_amx", "threads")),
         ("scale", ctypes.c_float),
     )
 
 
-@cache
 def is_usable() -> bool:
-    """Whether the code is there, this processor has AMX, and a small product is right.
+    """Whether the code computes here."""
+    return kind() is not None
 
-    KLEINOD_AMX=off in the environment says no.
+
+@cache
+def kind() -> str | None:
+    """What it computes by, "amx" or "avx512"; None where PyTorch does.
+
+    KLEINOD_KERNELS in the environment may say off, or name one of both.
     """
-    if _is_off() or _library() is None:
-        return False
-    if not torch.cpu._is_amx_tile_supported() or _code().amx_enable() != 0:
+    chosen = os.environ.get(CHOICE, "").lower()
+    return next((kind for kind in kinds() if chosen in (kind, "")), None)
+
+
+@cache
+def kinds() -> tuple[str, ...]:
+    """All that are usable, the fastest first.
+
+    The code is there, the processor has the instructions, and a small product is right.
+    """
+    return tuple(filter(_is_right, _supported())) if _library() is not None else ()
+
+
+def _supported() -> list[str]:
+    """The kinds that the processor knows."""
+    has_avx512 = torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+    return [AMX] * torch.cpu._is_amx_tile_supported() + [AVX512] * has_avx512
+
+
+def _is_right(kind: str) -> bool:
+    if kind == AMX and _code().kleinod_enable_amx() != 0:
         return False
     x = torch.arange(5 * ROWS, dtype=torch.float32).remainder(7).sub(3).repeat(2, 1).bfloat16()
     weight = x[:1].repeat(ROWS, 1).mul(torch.arange(ROWS)[:, None]).bfloat16()
-    return torch.equal(product(tiled(x), weight), (x.float() @ weight.float().T).bfloat16())
+    out = torch.empty(len(x), ROWS, dtype=x.dtype)
+    _multiply(tiled(x), out, w=weight, has_amx=kind == AMX)
+    return torch.equal(out, (x.float() @ weight.float().T).bfloat16())
+
+
+def _has_amx() -> bool:
+    return kind() == AMX
 
 
 def why_unused() -> str | None:
-    """Why a processor that has AMX computes without it; None if it does not, or has none."""
-    if not torch.cpu._is_amx_tile_supported() or is_usable():
+    """Why the fastest that the processor knows is not used; None if it is, or there is none."""
+    fastest = next(iter(_supported()), None)
+    if fastest == kind():
         return None
-    if _is_off():
-        return f"{OFF} is off"
-    return "the system refuses it" if _library() else "kleinod was installed without a C compiler"
-
-
-def _is_off() -> bool:
-    return os.environ.get(OFF, "").lower() == "off"
+    chosen = os.environ.get(CHOICE)
+    if chosen:
+        return f"{CHOICE} is {chosen}"
+    is_built = _library() is not None
+    return (
+        f"the system refuses {fastest}"
+        if is_built
+        else "kleinod was installed without a C compiler"
+    )
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_amx{suffix}")
+        path = Path(__file__).with_name(f"_native{suffix}")
         if path.exists():
             try:
                 return ctypes.CDLL(str(path))
@@ -118,13 +154,19 @@ def _code() -> ctypes.CDLL:
     """The library with its functions' signatures."""
     code = _library()
     assert code is not None
-    code.amx_pack.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT]
-    code.amx_scratch_bytes.argtypes = [_COUNT, _COUNT, ctypes.c_int]
-    code.amx_scratch_bytes.restype = _COUNT
-    code.amx_attention_bytes.argtypes = [_COUNT, _COUNT, _COUNT]
-    for name in ("amx_attention_bytes", "amx_attention_scratch_bytes"):
+    code.kleinod_pack.argtypes = [_POINTER, _COUNT, _COUNT, _COUNT, _POINTER, _COUNT]
+    code.kleinod_scratch_bytes.argtypes = [_COUNT, _COUNT, ctypes.c_int]
+    code.kleinod_scratch_bytes.restype = _COUNT
+    code.kleinod_attention_bytes.argtypes = [_COUNT, _COUNT, _COUNT]
+    for name in ("kleinod_attention_bytes", "kleinod_attention_scratch_bytes"):
         getattr(code, name).restype = _COUNT
-    for name in ("amx_pack", "amx_quantize_pack", "amx_bfloat16", "amx_int8", "amx_attention"):
+    for name in (
+        "kleinod_pack",
+        "kleinod_quantize_pack",
+        "kleinod_bfloat16",
+        "kleinod_int8",
+        "kleinod_attention",
+    ):
         getattr(code, name).restype = None
     return code
 
@@ -161,7 +203,7 @@ def tiled(x: Tensor) -> Tiles:
     x, (num_rows, columns) = _with_plain_rows(x), x.shape
     depth, threads = columns * 2 // _LINE, torch.get_num_threads()
     memory = _aligned(-(-num_rows // ROWS) * depth * _PAIR)
-    _code().amx_pack(x.data_ptr(), x.stride(0) * 2, num_rows, depth, memory.data_ptr(), threads)
+    _code().kleinod_pack(x.data_ptr(), x.stride(0) * 2, num_rows, depth, memory.data_ptr(), threads)
     return Tiles(memory, num_rows, columns, x.dtype)
 
 
@@ -197,9 +239,9 @@ def _quantized(x: Tensor, **more: Tensor | float) -> Tiles:
     scale, codes = torch.empty(num_rows), _aligned(threads * 16 * columns)
     given = {"x": x, "tiles": memory, "scale": scale, "codes": codes} | more
     sizes = {"stride": x.stride(0) * x.itemsize, "m": num_rows, "depth": depth}
-    is_float = x.dtype == torch.float32
-    arguments = _Rows(**_plain(given), **sizes, is_float=is_float, threads=threads)
-    _code().amx_quantize_pack(ctypes.byref(arguments))
+    how = {"is_float": x.dtype == torch.float32, "has_amx": _has_amx(), "threads": threads}
+    arguments = _Rows(**_plain(given), **sizes, **how)
+    _code().kleinod_quantize_pack(ctypes.byref(arguments))
     return Tiles(memory, num_rows, columns, x.dtype, scale)
 
 
@@ -294,12 +336,14 @@ def _multiply(x: Tiles, out: Tensor, **more: Tensor | float) -> None:
     """`more` are fields of _Product; those that are not given are null."""
     assert out.dtype == x.dtype and out.stride(1) == 1 and len(out) == x.num_rows
     code, threads, is_int8 = _code(), torch.get_num_threads(), x.scale is not None
-    scratch = _scratch(threads * code.amx_scratch_bytes(x.num_rows, x.depth, is_int8))
+    scratch = _scratch(threads * code.kleinod_scratch_bytes(x.num_rows, x.depth, is_int8))
     given = {"x": x.memory, "out": out, "scratch": scratch} | more
+    if "has_amx" not in given:
+        given["has_amx"] = _has_amx()
     sizes = {"m": x.num_rows, "n": out.shape[1], "depth": x.depth, "out_stride": out.stride(0)}
     is_wide = out.dtype == torch.float32
     arguments = _Product(**_plain(given), **sizes, is_wide=is_wide, threads=threads)
-    (code.amx_int8 if is_int8 else code.amx_bfloat16)(ctypes.byref(arguments))
+    (code.kleinod_int8 if is_int8 else code.kleinod_bfloat16)(ctypes.byref(arguments))
 
 
 def takes_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -321,16 +365,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     length, heads, columns = q.shape[1:]
     out = torch.empty(q.shape, dtype=q.dtype)
     code, threads = _code(), torch.get_num_threads()
-    tiles = _aligned(code.amx_attention_bytes(length, heads, columns))
-    scratch = _scratch(threads * code.amx_attention_scratch_bytes())
+    tiles = _aligned(code.kleinod_attention_bytes(length, heads, columns))
+    scratch = _scratch(threads * code.kleinod_attention_scratch_bytes())
     for rows in zip(q, k, v, out, strict=True):
         arguments = _Attention(
             *(x.data_ptr() for x in (*rows, tiles, scratch)),
             *(length, heads, columns),
             *(stride for x in rows for stride in x.stride()[:2]),
-            *(threads, columns**-0.5),
+            *(_has_amx(), threads, columns**-0.5),
         )
-        code.amx_attention(ctypes.byref(arguments))
+        code.kleinod_attention(ctypes.byref(arguments))
     return out
 
 

@@ -1,4 +1,4 @@
-"""What int8 products on AMX tiles end in: as near as the formulas over written columns."""
+"""What int8 products by our own code end in: as near as the formulas over written columns."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from kleinod.config import TransformerConfig
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models import in_cache
 from kleinod.models.in_cache import Columns
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Columns, Int8Linear
 
-pytestmark = pytest.mark.skipif(not amx.is_usable(), reason="no AMX, or no C compiler built it")
+pytestmark = pytest.mark.skipif(not native.is_usable(), reason="no code of our own here")
 WIDTH, INNER = 256, 320
 
 
@@ -93,12 +93,12 @@ def test_large_and_missing_numbers() -> None:
     codes[:, 0] = 1
     x = tokens.bfloat16()
     made = torch.empty(len(gates), 32, dtype=torch.bfloat16)
-    tiles = amx.quantized(x[0])
+    tiles = native.quantized(x[0])
     assert tiles.scale is not None
     tiles.scale[:] = gates / 127
-    weight = amx.Int8Weight(amx.int8_tiles(codes), torch.ones(64))
-    plain = amx.int8_product(tiles, weight)[:, :32]
-    amx.int8_swiglu(tiles, weight.rows(0, 32), weight.rows(32, 64), made)
+    weight = native.Int8Weight(native.int8_tiles(codes), torch.ones(64))
+    plain = native.int8_product(tiles, weight)[:, :32]
+    native.int8_swiglu(tiles, weight.rows(0, 32), weight.rows(32, 64), made)
     expected = torch.nn.functional.silu(plain) * plain
     assert torch.allclose(made, expected, rtol=2**-7, atol=0, equal_nan=True)
 
@@ -166,9 +166,9 @@ def test_a_transformer_in_int8_is_as_near_as_without_these(
                 setattr(block.get_submodule(parent), child, Int8Linear((linear.weight,)))
     calls: list[str] = []
     for name in ("modulated", "int8_turned", "int8_swiglu", "int8_gated_sum"):
-        own = getattr(amx, name)
+        own = getattr(native, name)
         monkeypatch.setattr(
-            amx, name, lambda *a, n=name, f=own, **k: (calls.append(n), f(*a, **k))[1]
+            native, name, lambda *a, n=name, f=own, **k: (calls.append(n), f(*a, **k))[1]
         )
     made = model(*given)
     # a double block in int8 and two single ones; two streams in the first

@@ -1,6 +1,7 @@
-/* What products and attention on AMX tiles share: sizes, tiles in memory, the innermost loops.
+/* What products and attention share: tiles in memory, as AMX reads them, and their sizes.
 
-   Source of the instructions: Intel's Intrinsics Guide. */
+   Compiled for AVX512 and AMX; what is AMX's is called where the processor has it. Source of the
+   instructions: Intel's Intrinsics Guide. */
 
 #pragma once
 
@@ -9,8 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define AMX __attribute__((target( \
-    "amx-tile,amx-bf16,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prfchw")))
+#define NATIVE __attribute__((target(                              \
+    "amx-tile,amx-bf16,amx-int8,avx512f,avx512bw,avx512dq,avx512vl," \
+    "avx512bf16,avx512vnni,prfchw")))
 
 enum {
     LINE = 64,          /* bytes of a tile's row, and of a line of the cache */
@@ -26,7 +28,9 @@ struct config {
     uint8_t rows[16];
 };
 
-AMX static void configure(struct config *before) {
+NATIVE static void configure(int has_amx, struct config *before) {
+    if (!has_amx)
+        return;
     struct config ours = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         ours.row_bytes[i] = LINE;
@@ -36,7 +40,9 @@ AMX static void configure(struct config *before) {
     _tile_loadconfig(&ours);
 }
 
-AMX static void restore(const struct config *before) {
+NATIVE static void restore(int has_amx, const struct config *before) {
+    if (!has_amx)
+        return;
     if (before->palette)
         _tile_loadconfig(before);
     else
@@ -44,7 +50,7 @@ AMX static void restore(const struct config *before) {
 }
 
 /* 16 x 16 words of 32 bits: pairs, then fours, then eights change places. */
-AMX static inline void transpose(__m512i r[16]) {
+NATIVE static inline void transpose(__m512i r[16]) {
     __m512i t[16];
     for (int i = 0; i < 8; i++) {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -69,7 +75,7 @@ AMX static inline void transpose(__m512i r[16]) {
 }
 
 /* 16 rows, those behind the last as zeros, into every second tile. */
-AMX static void pack_rows(
+NATIVE static void pack_rows(
     const uint8_t *x, long stride, long rows, long depth, uint8_t *to)
 {
     __m512i r[16];
@@ -85,7 +91,7 @@ AMX static void pack_rows(
 
 /* 32 rows of w, deep tiles each, as pairs of tiles. A little of every row at a time: reading
    so many streams the machine prefetches well, and the writes stay near each other. */
-AMX static void copy_rows(const uint8_t *w, long stride, long deep, uint8_t *to) {
+NATIVE static void copy_rows(const uint8_t *w, long stride, long deep, uint8_t *to) {
     enum { RUN = 4 };
     for (long first = 0; first < deep; first += RUN) {
         long end = first + RUN < deep ? first + RUN : deep;
@@ -96,36 +102,8 @@ AMX static void copy_rows(const uint8_t *w, long stride, long deep, uint8_t *to)
     }
 }
 
-/* 32 x 32 sums over deep tiles: w's rows by x's rows. Their lines of the result, `rows` of them
-   `stride` bytes apart, are fetched for writing meanwhile. */
-#define MULTIPLY(NAME, DOT)                                                                \
-    AMX static inline void NAME(                                                           \
-        const uint8_t *w, const uint8_t *x, long deep, float *sums, int is_first,          \
-        const uint8_t *result, long stride, long rows)                                     \
-    {                                                                                      \
-        if (is_first) {                                                                    \
-            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                    \
-        } else {                                                                           \
-            _tile_loadd(0, sums, LINE); _tile_loadd(1, sums + 256, LINE);                  \
-            _tile_loadd(2, sums + 512, LINE); _tile_loadd(3, sums + 768, LINE);            \
-        }                                                                                  \
-        for (long t = 0; t < deep; t++) {                                                  \
-            if (t < rows)                                                                  \
-                __builtin_prefetch(result + t * stride, 1, 2);                             \
-            _tile_loadd(4, w + t * PAIR, LINE); _tile_loadd(6, x + t * PAIR, LINE);        \
-            _tile_loadd(7, x + t * PAIR + TILE, LINE);                                     \
-            _tile_loadd(5, w + t * PAIR + TILE, LINE);                                     \
-            DOT(0, 4, 6); DOT(1, 4, 7); DOT(2, 5, 6); DOT(3, 5, 7);                        \
-        }                                                                                  \
-        _tile_stored(0, sums, LINE); _tile_stored(1, sums + 256, LINE);                    \
-        _tile_stored(2, sums + 512, LINE); _tile_stored(3, sums + 768, LINE);              \
-    }
-
-MULTIPLY(multiply_bfloat16, _tile_dpbf16ps)
-MULTIPLY(multiply_int8, _tile_dpbssd)
-
 /* Of 32 x 32 sums those of 16 rows of x: 32 numbers of each, in two registers. */
-AMX static inline void turn(const float *sums, int half, __m512i left[16], __m512i right[16]) {
+NATIVE static inline void turn(const float *sums, int half, __m512i left[16], __m512i right[16]) {
     for (int i = 0; i < 16; i++) {
         left[i] = _mm512_load_si512(sums + half * 256 + i * 16);
         right[i] = _mm512_load_si512(sums + 512 + half * 256 + i * 16);
@@ -134,6 +112,6 @@ AMX static inline void turn(const float *sums, int half, __m512i left[16], __m51
     transpose(right);
 }
 
-AMX static inline void store_bfloat16(uint16_t *out, __m512 left, __m512 right) {
+NATIVE static inline void store_bfloat16(uint16_t *out, __m512 left, __m512 right) {
     _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(right, left));
 }

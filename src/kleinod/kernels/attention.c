@@ -1,19 +1,23 @@
-/* softmax(q k^T * scale) v on Intel's AMX tiles, bfloat16 numbers, for heads of up to 128 columns.
+/* softmax(q k^T * scale) v of bfloat16 numbers, for heads of up to 128 columns.
 
    The keys of a head and its values, transposed, are brought into tiles once. Then, for QUERIES
    queries and KEYS keys at a time, so that both stay in a core's second-level cache:
 
-       scores (keys x queries) = k q^T,  p = exp2((scores - largest) * scale * log2 e),
-       sums (columns x queries) = sums * exp2(...(largest before - largest)) + v^T p,
+       scores (keys x queries) = k q^T,  p = exp(scores * scale - largest),
+       sums (columns x queries) = sums * exp(largest before - largest) + v^T p,
 
    where `largest` is that of each query so far (Milakov and Gimelshein, 2018; Dao et al., 2022).
-   Scores, exponentials and sums are float32; p is rounded to bfloat16 to be multiplied, as in
-   PyTorch's kernel. Queries lie along the registers' lanes, so that nothing is summed across them,
+   Scores, exponentials and sums are float32; p is rounded to bfloat16 to be multiplied. So many keys
+   are taken at a time, and rounded there, as in PyTorch 2.13's kernel: results differ by the order
+   of sums alone. Queries lie along the registers' lanes, so that nothing is summed across them,
    and a key's scores become the rows that the second product reads without being turned. */
 
 #if defined(__x86_64__) && defined(__linux__)
 
-#include "amx_tiles.h"
+#include "multiply.h"
+#include "tiles.h"
+
+#include <math.h>
 
 enum {
     QUERIES = 256,
@@ -30,11 +34,11 @@ static const float LOWEST = -1.0e30f;
 struct attention {
     const uint16_t *q, *k, *v;
     uint16_t *out;
-    uint8_t *tiles;   /* amx_attention_bytes */
-    uint8_t *scratch; /* threads * amx_attention_scratch_bytes */
+    uint8_t *tiles;   /* kleinod_attention_bytes */
+    uint8_t *scratch; /* threads * kleinod_attention_scratch_bytes */
     long length, heads, columns;
     long q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head;
-    long threads;
+    long has_amx, threads;
     float scale;
 };
 
@@ -43,17 +47,19 @@ struct working {
     float scores[PANELS][SUMS];
     uint8_t p[PANELS][PAIR];
     uint8_t q[QUERIES / 32][MOST_COLUMNS / 32][PAIR];
-    float sums[QUERIES / 32][MOST_COLUMNS / 32][SUMS];
+    float sums[QUERIES / 32][MOST_COLUMNS / 32][SUMS], more[SUMS];
     float largest[QUERIES / 32][HALVES][16], total[QUERIES / 32][HALVES][16];
     uint16_t rows[32][MOST_COLUMNS]; /* the last rows, with zeros behind them */
 };
 
 static long panels_of(const struct attention *a) { return (a->length + 31) / 32; }
 
-long amx_attention_scratch_bytes(void) { return ((long)sizeof(struct working) + 63) / 64 * 64; }
+long kleinod_attention_scratch_bytes(void) {
+    return ((long)sizeof(struct working) + 63) / 64 * 64;
+}
 
 /* Keys, and as many values, of all heads. */
-long amx_attention_bytes(long length, long heads, long columns) {
+long kleinod_attention_bytes(long length, long heads, long columns) {
     return 2 * heads * ((length + 31) / 32) * (columns / 32) * PAIR;
 }
 
@@ -72,7 +78,7 @@ static const uint16_t *whole_rows(
 }
 
 /* 32 keys by 32 columns as two tiles of 16 columns by 32 keys. */
-AMX static void pack_values(const uint16_t *v, long stride, uint8_t *to) {
+NATIVE static void pack_values(const uint16_t *v, long stride, uint8_t *to) {
     /* numbers of two keys side by side: of the columns 0 to 15, and 16 to 31 */
     uint16_t order[2][32];
     for (int i = 0; i < 32; i++) {
@@ -92,9 +98,12 @@ AMX static void pack_values(const uint16_t *v, long stride, uint8_t *to) {
 }
 
 /* Keys and values of one panel of 32 keys of a head. */
-AMX static void pack_panel(const struct attention *a, long head, long panel, struct working *own) {
+NATIVE static void pack_panel(
+    const struct attention *a, long head, long panel, struct working *own)
+{
     long deep = a->columns / 32, panels = panels_of(a), stride = a->k_token;
-    uint8_t *keys = a->tiles + head * 2 * panels * deep * PAIR, *values = keys + panels * deep * PAIR;
+    uint8_t *keys = a->tiles + head * 2 * panels * deep * PAIR;
+    uint8_t *values = keys + panels * deep * PAIR;
     const uint16_t *k = whole_rows(a, a->k + head * a->k_head, &stride, 32 * panel, own);
     copy_rows((const uint8_t *)k, 2 * stride, deep, keys + panel * deep * PAIR);
     stride = a->v_token;
@@ -103,17 +112,34 @@ AMX static void pack_panel(const struct attention *a, long head, long panel, str
         pack_values(v + 32 * j, stride, values + (j * panels + panel) * PAIR);
 }
 
-/* 2^x for x up to 0: whole powers by the exponent, the rest by its series. Its error, 4e-5, is a
-   fiftieth of that of the rounding to bfloat16 which follows. */
-AMX static inline __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x); /* the second if one is nan */
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 rest = _mm512_sub_ps(x, whole), sum = _mm512_set1_ps(9.6181291e-3f);
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(5.5504109e-2f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(2.4022651e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(6.9314718e-1f));
-    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(sum, whole);
+/* e^x for x up to 0, as PyTorch's attention computes it for bfloat16, bit for bit: of y = x log2 e
+   the number whose bits are 2^23 (y + 127) is 2^whole (1 + rest), and 1 + rest - P(rest) is nearly
+   2^rest. It is 1e-4 off, a twentieth of the rounding to bfloat16 which follows. (Malossi et al.,
+   2015; the coefficients: fexp_u20 of PyTorch's vec512_float.h.) What is no number stays so. */
+NATIVE static inline __m512 exponential(__m512 x) {
+    __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+    __m512 rest = _mm512_sub_ps(y, _mm512_floor_ps(y)), p = _mm512_set1_ps(-0.07920424f);
+    p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(-0.22433836f));
+    p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(0.30354260f));
+    p = _mm512_fmadd_ps(p, rest, _mm512_set1_ps(1.0703435e-4f));
+    y = _mm512_fmadd_ps(_mm512_sub_ps(y, p), _mm512_set1_ps(0x1p23f), _mm512_set1_ps(0x1.fcp29f));
+    __mmask16 is_no_zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.336544f), _CMP_NLT_UQ);
+    __m512 power = _mm512_castsi512_ps(_mm512_maskz_cvttps_epi32(is_no_zero, y));
+    return _mm512_mask_mov_ps(power, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+}
+
+/* e^x, the last bit aside. */
+NATIVE static inline __m512 exact(__m512 x) {
+    float each[16];
+    _mm512_storeu_ps(each, x);
+    for (int i = 0; i < 16; i++)
+        each[i] = expf(each[i]);
+    return _mm512_loadu_ps(each);
+}
+
+/* PyTorch has the quick one for whole registers of 16 keys. */
+NATIVE static inline __m512 weight(__m512 x, int is_whole) {
+    return is_whole ? exponential(x) : exact(x);
 }
 
 /* The scores of 16 queries and 16 keys, the first of them given. */
@@ -130,72 +156,77 @@ static void leave_out(struct working *own, long count) {
 }
 
 /* Scores to p for 16 queries; what the sums so far must be multiplied by. */
-AMX static __m512 exponentials(
-    const struct attention *a, struct working *own, long some, int half, long blocks)
+NATIVE static __m512 exponentials(
+    const struct attention *a, struct working *own, long some, int half, long count)
 {
+    long keys = (count + 31) / 32 * 32;
     __m512 before = _mm512_load_ps(own->largest[some][half]), largest = before;
-    for (long key = 0; key < 32 * blocks; key += 16) {
+    for (long key = 0; key < keys; key += 16) {
         const float *score = scores_of(own, key, half);
         for (int i = 0; i < 16; i++)
             largest = _mm512_max_ps(largest, _mm512_load_ps(score + 16 * i));
     }
-    __m512 scale = _mm512_set1_ps(a->scale * 1.44269504f), total = _mm512_setzero_ps();
+    __m512 scale = _mm512_set1_ps(a->scale), total = _mm512_setzero_ps();
     __m512 offset = _mm512_mul_ps(largest, scale);
-    for (long key = 0; key < 32 * blocks; key += 16) {
+    for (long key = 0; key < keys; key += 16) {
         const float *score = scores_of(own, key, half);
         uint8_t *to = own->p[key / 32] + half * TILE + key % 32 / 2 * LINE;
+        int is_whole = key + 16 <= count;
         for (int i = 0; i < 16; i += 2) {
             __m512 even = _mm512_load_ps(score + 16 * i), odd = _mm512_load_ps(score + 16 * i + 16);
-            even = power_of_two(_mm512_fmsub_ps(even, scale, offset));
-            odd = power_of_two(_mm512_fmsub_ps(odd, scale, offset));
+            even = weight(_mm512_sub_ps(_mm512_mul_ps(even, scale), offset), is_whole);
+            odd = weight(_mm512_sub_ps(_mm512_mul_ps(odd, scale), offset), is_whole);
             total = _mm512_add_ps(total, _mm512_add_ps(even, odd));
             __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
             __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
             _mm512_store_si512(to + i / 2 * LINE, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
     }
-    __m512 factor = power_of_two(_mm512_fmsub_ps(before, scale, offset));
+    __m512 factor = exact(_mm512_sub_ps(_mm512_mul_ps(before, scale), offset));
     __m512 so_far = _mm512_mul_ps(_mm512_load_ps(own->total[some][half]), factor);
     _mm512_store_ps(own->total[some][half], _mm512_add_ps(so_far, total));
     _mm512_store_ps(own->largest[some][half], largest);
     return factor;
 }
 
-AMX static void rescale(struct working *own, long some, long deep, const __m512 factor[HALVES]) {
-    __m512 one = _mm512_set1_ps(1.0f);
-    if (_mm512_cmp_ps_mask(factor[0], one, _CMP_NEQ_UQ) == 0 &&
-        _mm512_cmp_ps_mask(factor[1], one, _CMP_NEQ_UQ) == 0)
-        return;
-    for (long j = 0; j < deep; j++)
-        for (int i = 0; i < SUMS; i += 16) {
-            float *row = own->sums[some][j] + i;
-            _mm512_store_ps(row, _mm512_mul_ps(_mm512_load_ps(row), factor[i / 256 % 2]));
+/* The values weighed by p; to the sums so far, times their factors, as they are complete. */
+NATIVE static void add_values(
+    const struct attention *a, struct working *own, long some, const uint8_t *values, long blocks,
+    const __m512 *factor)
+{
+    const struct lines nowhere = {0, 0, 0};
+    for (long j = 0; j < a->columns / 32; j++) {
+        struct operand v = {values + j * panels_of(a) * PAIR, PAIR, LINE, 0, {0, 0, 0}};
+        float *sums = own->sums[some][j], *more = factor ? own->more : sums;
+        multiply_bfloat16(a->has_amx, &v, own->p[0], blocks, more, 1, &nowhere);
+        for (int i = 0; i < SUMS && factor; i += 16) {
+            __m512 before = _mm512_mul_ps(_mm512_load_ps(sums + i), factor[i / 256 % 2]);
+            _mm512_store_ps(sums + i, _mm512_add_ps(before, _mm512_load_ps(more + i)));
         }
+    }
 }
 
 /* 32 queries against some keys, from a whole panel on. */
-AMX static void meet(
+NATIVE static void meet(
     const struct attention *a, struct working *own, long some, const uint8_t *keys,
     const uint8_t *values, long first)
 {
-    long deep = a->columns / 32, panels = panels_of(a), count = a->length - first;
+    long deep = a->columns / 32, count = a->length - first;
     count = count < KEYS ? count : KEYS;
     long blocks = (count + 31) / 32;
-    for (long i = 0; i < blocks; i++)
-        multiply_bfloat16(keys + (first / 32 + i) * deep * PAIR, own->q[some][0], deep,
-                          own->scores[i], 1, 0, 0, 0);
+    const struct lines nowhere = {0, 0, 0};
+    for (long i = 0; i < blocks; i++) {
+        struct operand k = {keys + (first / 32 + i) * deep * PAIR, PAIR, LINE, 0, {0, 0, 0}};
+        multiply_bfloat16(a->has_amx, &k, own->q[some][0], deep, own->scores[i], 1, &nowhere);
+    }
     leave_out(own, count);
     __m512 factor[HALVES];
     for (int half = 0; half < HALVES; half++)
-        factor[half] = exponentials(a, own, some, half, blocks);
-    if (first)
-        rescale(own, some, deep, factor);
-    for (long j = 0; j < deep; j++)
-        multiply_bfloat16(values + (j * panels + first / 32) * PAIR, own->p[0], blocks,
-                          own->sums[some][j], first == 0, 0, 0, 0);
+        factor[half] = exponentials(a, own, some, half, count);
+    add_values(a, own, some, values + first / 32 * PAIR, blocks, first ? factor : 0);
 }
 
-AMX static void write_queries(
+NATIVE static void write_queries(
     const struct attention *a, struct working *own, long some, long head, long row)
 {
     for (long j = 0; j < a->columns / 32; j++)
@@ -212,7 +243,7 @@ AMX static void write_queries(
 }
 
 /* Up to QUERIES queries of a head, from the first on. */
-AMX static void answer(const struct attention *a, long head, long first, struct working *own) {
+NATIVE static void answer(const struct attention *a, long head, long first, struct working *own) {
     long deep = a->columns / 32, panels = panels_of(a), rows = a->length - first;
     const uint8_t *keys = a->tiles + head * 2 * panels * deep * PAIR;
     rows = rows < QUERIES ? rows : QUERIES;
@@ -231,21 +262,21 @@ AMX static void answer(const struct attention *a, long head, long first, struct 
         write_queries(a, own, i, head, first + 32 * i);
 }
 
-AMX void amx_attention(const struct attention *a) {
+NATIVE void kleinod_attention(const struct attention *a) {
     long panels = panels_of(a), parts = (a->length + QUERIES - 1) / QUERIES;
 #pragma omp parallel num_threads(a->threads)
     {
         struct config before;
-        configure(&before);
+        configure(a->has_amx, &before);
         struct working *own =
-            (void *)(a->scratch + omp_get_thread_num() * amx_attention_scratch_bytes());
+            (void *)(a->scratch + omp_get_thread_num() * kleinod_attention_scratch_bytes());
 #pragma omp for schedule(static)
         for (long i = 0; i < a->heads * panels; i++)
             pack_panel(a, i / panels, i % panels, own);
 #pragma omp for schedule(dynamic, 1)
         for (long i = 0; i < a->heads * parts; i++)
             answer(a, i / parts, i % parts * QUERIES, own);
-        restore(&before);
+        restore(a->has_amx, &before);
     }
 }
 

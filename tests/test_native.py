@@ -1,4 +1,4 @@
-"""Products on AMX tiles: right, of the same bits whatever is computed with them, and told."""
+"""Products by our own code: right, of the same bits whatever is computed with them, and told."""
 
 import logging
 import subprocess
@@ -11,61 +11,70 @@ from torch import Tensor
 
 import kleinod
 from kleinod.config import TransformerConfig
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models import attention, in_cache, products
 from kleinod.models.transformer import Transformer
 from kleinod.quantization import int8
 from kleinod.quantization.stored import PlainWeight, StoredLinear
 
-with_amx = pytest.mark.skipif(not amx.is_usable(), reason="no AMX, or no C compiler built it")
+with_code = pytest.mark.usefixtures("kind")
 # rows, inner, columns: whole tiles and not, more than are computed at once, few and many terms
 SHAPES = [(1, 32, 32), (33, 96, 64), (16, 4096, 160), (200, 6272, 416), (770, 256, 1024)]
+
+
+@pytest.fixture(params=[native.AMX, native.AVX512])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each that this processor knows, not the fastest alone."""
+    if request.param not in native.kinds():
+        pytest.skip(f"no {request.param}, or no C compiler built it")
+    monkeypatch.setattr(native, "kind", lambda: request.param)
+    return str(request.param)
 
 
 def _matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def _int8_weight(codes: Tensor, scale: Tensor) -> amx.Int8Weight:
-    return amx.Int8Weight(amx.int8_tiles(codes), scale)
+def _int8_weight(codes: Tensor, scale: Tensor) -> native.Int8Weight:
+    return native.Int8Weight(native.int8_tiles(codes), scale)
 
 
-@with_amx
+@with_code
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_product_is_rounded_once(shape: tuple[int, int, int]) -> None:
     rows, inner, columns = shape
     x, weight = _matrix(rows, inner), _matrix(columns, inner, seed=1)
-    made = amx.product(amx.tiled(x), weight)
+    made = native.product(native.tiled(x), weight)
     exact = x.double() @ weight.double().T
     # half of the last of eight bits, and what a float32 sum of so many terms loses (1e-4 seen)
     assert ((made.double() - exact).abs() <= exact.abs() * 2**-8 + inner * 1e-7).all()
 
 
-@with_amx
+@with_code
 def test_some_rows_and_columns_have_the_bits_of_all() -> None:
     x, weight = _matrix(200, 6272), _matrix(416, 6272, seed=1)
-    whole = amx.product(amx.tiled(x), weight)
+    whole = native.product(native.tiled(x), weight)
     wide = torch.zeros(150, 500, dtype=torch.bfloat16)
-    amx.product(amx.tiled(x[50:]), weight[96:320], wide[:, 100:324])
+    native.product(native.tiled(x[50:]), weight[96:320], wide[:, 100:324])
     assert torch.equal(wide[:, 100:324], whole[50:, 96:320])
     assert not wide[:, :100].any() and not wide[:, 324:].any()
 
 
-@with_amx
+@with_code
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = _matrix(100, 6272), _matrix(416, 6272, seed=1)
     made = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
-        tiles = amx.quantized(x)
+        tiles = native.quantized(x)
         codes = _int8_weight(int8.quantized(weight).codes, torch.ones(416))
-        made.append((amx.product(amx.tiled(x), weight), amx.int8_product(tiles, codes)))
+        made.append((native.product(native.tiled(x), weight), native.int8_product(tiles, codes)))
     for other in made[1:]:
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
 
-@with_amx
+@with_code
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] % 64 == 0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -73,23 +82,23 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) ->
     x, weight = _matrix(rows, inner).to(dtype), _matrix(columns, inner, seed=1)
     x[0] = 0
     known, codes = int8.quantized(x), int8.quantized(weight)
-    tiles, scale = amx.quantized(x), codes.scale[:, 0].contiguous()
+    tiles, scale = native.quantized(x), codes.scale[:, 0].contiguous()
     assert torch.equal(tiles.scale, known.scale[:, 0])
-    made = amx.int8_product(tiles, _int8_weight(codes.codes, scale))
+    made = native.int8_product(tiles, _int8_weight(codes.codes, scale))
     sums = (known.codes.double() @ codes.codes.double().T).float()
     assert torch.equal(made, (sums * scale * known.scale).to(dtype))
 
 
-@with_amx
+@with_code
 def test_what_is_no_number_stays_so() -> None:
     x = torch.ones(40, 64)
     x[3, 5], x[7, 9] = float("nan"), float("inf")
     weight = _int8_weight(torch.ones(32, 64, dtype=torch.int8), torch.ones(32))
-    made = amx.int8_product(amx.quantized(x), weight)
+    made = native.int8_product(native.quantized(x), weight)
     assert made.isfinite().all(1).logical_not().nonzero().flatten().tolist() == [3, 7]
 
 
-@with_amx
+@with_code
 @pytest.mark.parametrize(
     "shape", [(1, 5, 2, 32), (2, 33, 3, 64), (1, 600, 2, 128), (1, 1100, 1, 96)]
 )
@@ -98,51 +107,58 @@ def test_attention_is_as_near_as_pytorchs(shape: tuple[int, ...], size: float) -
     generator = torch.Generator().manual_seed(shape[1])
     q, k, v = (torch.randn(shape, generator=generator).bfloat16() for _ in range(3))
     q = q * size
-    assert amx.takes_heads(q, k, v)
+    assert native.takes_heads(q, k, v)
 
     def plain(*heads: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in heads)).transpose(1, 2)
 
     exact = plain(q.double(), k.double(), v.double())
-    errors = [(y - exact).norm() / exact.norm() for y in (amx.attention(q, k, v), plain(q, k, v))]
+    errors = [
+        (y - exact).norm() / exact.norm() for y in (native.attention(q, k, v), plain(q, k, v))
+    ]
     # both round the weights of the values to bfloat16: 0.0017 to 0.0023 seen
     assert abs(errors[0] - errors[1]) < 0.1 * errors[1]
 
 
-@with_amx
+@with_code
 @torch.no_grad()
-def test_only_modes_that_round_elsewhere_have_its_attention() -> None:
-    q, k, v = (_matrix(64, 64, seed=seed).view(1, 64, 2, 32) for seed in range(3))
-    assert torch.equal(attention.inexact(q, k, v), amx.attention(q, k, v).flatten(2))
+@pytest.mark.parametrize("shape", [(1, 768, 3, 128), (2, 100, 2, 64), (1, 1100, 2, 96)])
+def test_attention_has_pytorchs_bits_but_for_the_order_of_sums(shape: tuple[int, ...]) -> None:
+    q, k, v = (
+        _matrix(shape[0] * shape[1], shape[2] * shape[3], seed).view(shape) for seed in range(3)
+    )
+    made = attention.attention(q, k, v)
+    assert torch.equal(made, native.attention(q, k, v).flatten(2))
     heads = (x.transpose(1, 2) for x in (q, k, v))
     plain = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    assert torch.equal(attention.attention(q, k, v), plain)
+    # 1 to 3 of 1,000 seen; with an exponential that is more exact than PyTorch's, 60
+    assert (made != plain).float().mean() < 0.01
 
 
-@with_amx
+@with_code
 def test_attention_of_parts_of_a_stream() -> None:
     wide = _matrix(2 * 40, 3 * 4 * 64).view(2, 40, 3, 4, 64)
     q, k, v = wide.unbind(2)
-    made = amx.attention(q, k, v)
-    assert torch.equal(made, amx.attention(q.contiguous(), k.contiguous(), v.contiguous()))
-    assert torch.equal(made[1:, :, 2:], amx.attention(*(x[1:, :, 2:] for x in (q, k, v))))
-    assert not amx.takes_heads(q.float(), k, v) and not amx.takes_heads(q[:, :3], k, v)
+    made = native.attention(q, k, v)
+    assert torch.equal(made, native.attention(q.contiguous(), k.contiguous(), v.contiguous()))
+    assert torch.equal(made[1:, :, 2:], native.attention(*(x[1:, :, 2:] for x in (q, k, v))))
+    assert not native.takes_heads(q.float(), k, v) and not native.takes_heads(q[:, :3], k, v)
 
 
-@with_amx
+@with_code
 def test_attention_keeps_what_is_no_number() -> None:
     q, k, v = (_matrix(40, 64, seed=seed).view(1, 40, 2, 32) for seed in range(3))
     q[0, 3, 1, 0] = float("nan")
-    made = amx.attention(q, k, v)
+    made = native.attention(q, k, v)
     assert made[0, 3, 1].isnan().all() and made.isnan().sum() == 32
 
 
-@with_amx
+@with_code
 def test_onednn_multiplies_as_before() -> None:
     x, weight = _matrix(70, 96), _matrix(64, 96, seed=1)
     before = F.linear(x, weight)
     for _ in range(3):
-        amx.product(amx.tiled(x), weight)
+        native.product(native.tiled(x), weight)
         assert torch.equal(F.linear(x, weight), before)
 
 
@@ -157,7 +173,7 @@ def _transformer() -> tuple[Transformer, tuple[Tensor, ...]]:
     return Transformer(config).bfloat16().eval(), (*tokens, torch.randn(1, 20, 96).bfloat16(), *ids)
 
 
-@with_amx
+@with_code
 @torch.no_grad()
 def test_a_transformer_is_as_near_to_float32_as_with_pytorch(
     monkeypatch: pytest.MonkeyPatch,
@@ -165,8 +181,8 @@ def test_a_transformer_is_as_near_to_float32_as_with_pytorch(
     model, inputs = _transformer()
     made = {True: model(*inputs)}
     calls: list[int] = []
-    monkeypatch.setattr(amx, "product", lambda *_: calls.append(1))
-    monkeypatch.setattr(amx, "is_usable", lambda: False)
+    monkeypatch.setattr(native, "product", lambda *_: calls.append(1))
+    monkeypatch.setattr(native, "is_usable", lambda: False)
     made[False] = model(*inputs)
     assert not calls
     exact = model.float()(*(x.float() if x.is_floating_point() else x for x in inputs))
@@ -176,7 +192,7 @@ def test_a_transformer_is_as_near_to_float32_as_with_pytorch(
     assert not torch.equal(made[True], made[False]) or errors[True] == errors[False]
 
 
-@with_amx
+@with_code
 def test_gradients_and_compiled_graphs_are_pytorchs() -> None:
     linear = torch.nn.Linear(64, 32, bias=False).bfloat16()
     x = _matrix(64, 64)
@@ -191,7 +207,7 @@ def test_gradients_and_compiled_graphs_are_pytorchs() -> None:
         assert torch.equal(compiled(x), linear(x))
 
 
-@with_amx
+@with_code
 @torch.no_grad()
 def test_a_weight_in_pieces_or_stored_has_the_bits_of_the_whole() -> None:
     weight, x = _matrix(640, 128), _matrix(50, 128, seed=1).view(2, 25, 128)
@@ -211,13 +227,13 @@ def _linear(weight: Tensor) -> torch.nn.Linear:
 
 
 def test_only_whole_tiles_are_taken() -> None:
-    assert amx.takes(64, 96, 2) and amx.takes(32, 64, 1)
-    assert not (amx.takes(40, 64, 2) or amx.takes(64, 48, 2) or amx.takes(64, 96, 1))
+    assert native.takes(64, 96, 2) and native.takes(32, 64, 1)
+    assert not (native.takes(40, 64, 2) or native.takes(64, 48, 2) or native.takes(64, 96, 1))
 
 
 def test_it_can_be_switched_off() -> None:
-    code = "from kleinod.kernels import amx; print(amx.is_usable())"
-    environment = {"KLEINOD_AMX": "off", "PATH": "/usr/bin:/bin"}
+    code = "from kleinod.kernels import native; print(native.is_usable())"
+    environment = {"KLEINOD_KERNELS": "off", "PATH": "/usr/bin:/bin"}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -225,35 +241,35 @@ def test_it_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_off", "library", "reason"),
+    ("choice", "library", "reason"),
     [
-        (True, object(), "KLEINOD_AMX is off"),
-        (False, None, "kleinod was installed without a C compiler"),
-        (False, object(), "the system refuses it"),
+        ("off", object(), "KLEINOD_KERNELS is off"),
+        ("", None, "kleinod was installed without a C compiler"),
+        ("", object(), "the system refuses amx"),
     ],
 )
 def test_a_processor_that_has_it_in_vain_is_told(
-    is_off: bool,
+    choice: str,
     library: object,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(amx, "is_usable", lambda: False)
-    monkeypatch.setattr(amx, "_library", lambda: library)
-    monkeypatch.setenv("KLEINOD_AMX", "off" if is_off else "on")
+    monkeypatch.setattr(native, "kind", lambda: None)
+    monkeypatch.setattr(native, "_library", lambda: library)
+    monkeypatch.setenv("KLEINOD_KERNELS", choice)
     with caplog.at_level(logging.INFO, logger="kleinod"):
         kleinod.load("mini", device="cpu")
         assert not caplog.messages
         kleinod.load("mini", device="cpu", dtype="bfloat16")
-    assert caplog.messages == [f"AMX is not used: {reason}"]
+    assert caplog.messages == [f"products are slower than they could be: {reason}"]
 
 
 def test_a_receipt_names_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_usable in (True, False):
-        monkeypatch.setattr(amx, "is_usable", lambda on=is_usable: on)
+    for kind in (native.AMX, native.AVX512, None):
+        monkeypatch.setattr(native, "kind", lambda kind=kind: kind)
         device = torch.device("cpu")
         told = products.told(torch.bfloat16, device)
-        assert told == ("amx" if is_usable else None) or not products.has_bfloat16()
+        assert told == kind or not products.has_bfloat16()
         assert products.told(torch.float32, device) is None

@@ -1,6 +1,6 @@
-"""GFLOPS of products on AMX tiles beside PyTorch's and oneDNN's, in turn: medians of the ratios.
+"""GFLOPS of our own products beside PyTorch's and oneDNN's, in turn: medians of the ratios.
 
-    python benchmarks/amx.py [--seconds 12]
+    python benchmarks/native.py [--seconds 12]
 
 bfloat16 against torch.mm; int8 against oneDNN's product of packed weights in pieces of 1,536
 columns, times the tokens' scales. The best pass of each is what a free moment gave.
@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from kleinod.kernels import amx
+from kleinod.kernels import native
 from kleinod.quantization.int8 import PACKED_AT_ONCE, quantized
 from kleinod.quantization.int8_packing import PackedRows, as_read
 
@@ -26,8 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=12, help="for each shape")
     seconds = parser.parse_args().seconds
-    if not amx.is_usable():
-        raise SystemExit(f"error: no products on AMX here: {amx.why_unused() or 'no AMX'}")
+    if not native.is_usable():
+        raise SystemExit(f"error: no code of our own here: {native.why_unused() or 'no AVX512'}")
     for shape in SHAPES:
         operations = 2.0 * shape[0] * shape[1] * shape[2]
         for name, pair in _pairs(*shape).items():
@@ -39,21 +39,21 @@ def main() -> None:
 
 def _pairs(rows: int, inner: int, columns: int) -> dict[str, tuple[Callable[[], object], ...]]:
     x, weight = (torch.randn(n, inner).bfloat16() for n in (rows, columns))
-    out, tiles = torch.empty(rows, columns, dtype=x.dtype), amx.tiled(x)
+    out, tiles = torch.empty(rows, columns, dtype=x.dtype), native.tiled(x)
     tokens, made = quantized(x), quantized(weight)
     scale, token_scale = made.scale[:, 0].contiguous(), tokens.scale.bfloat16()
-    read, quantised = as_read(tokens.codes), amx.quantized(x)
-    codes = amx.Int8Weight(amx.int8_tiles(made.codes), scale)
+    read, quantised = as_read(tokens.codes), native.quantized(x)
+    codes = native.Int8Weight(native.int8_tiles(made.codes), scale)
     parts = zip(made.codes.split(PACKED_AT_ONCE), scale.split(PACKED_AT_ONCE), strict=True)
     packs = [PackedRows(*part) for part in parts]
     return {
         "bfloat16": (
             lambda: torch.mm(x, weight.T, out=out),
-            lambda: amx.product(tiles, weight, out),
+            lambda: native.product(tiles, weight, out),
         ),
         "int8": (
             lambda: [pack.product(read, x.dtype).mul_(token_scale) for pack in packs],
-            lambda: amx.int8_product(quantised, codes, out),
+            lambda: native.int8_product(quantised, codes, out),
         ),
     }
 

@@ -11,7 +11,7 @@
 
 #pragma once
 
-#include "amx_tiles.h"
+#include "tiles.h"
 
 enum { PLAIN, GATED_SUM, SWIGLU, TURNED };
 enum { MOST_GROUPED = 8 }; /* panels of 32 columns that are written together */
@@ -22,7 +22,7 @@ struct product {
     const uint8_t *w;   /* bfloat16: rows; int8: for each 32 rows, `depth` pairs of tiles */
     const uint8_t *value;           /* SWIGLU: w of the other factor */
     void *out;          /* bfloat16, or float32 from int8 if is_wide */
-    uint8_t *scratch;   /* threads * amx_scratch_bytes */
+    uint8_t *scratch;   /* threads * scratch_bytes */
     const float *w_scale, *x_scale, *value_scale; /* int8: of each column and row of out */
     const uint16_t *added;          /* GATED_SUM: rows like out's */
     const uint16_t *gate;           /* one row for each picture, or null: a plain sum */
@@ -33,6 +33,7 @@ struct product {
     long head, length;  /* columns of a head; rows of a picture */
     long then;          /* one of the names above */
     long is_wide;
+    long has_amx;
     long threads;
     float eps;
 };
@@ -49,23 +50,23 @@ static inline uint8_t *at(const struct product *p, long row, long column) {
     return (uint8_t *)p->out + row * stride_of(p) + column * (p->is_wide ? 4 : 2);
 }
 
-AMX static inline __m512 widened(const uint16_t *x) {
+NATIVE static inline __m512 widened(const uint16_t *x) {
     __m512i half = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(half, 16));
 }
 
 /* Sixteen numbers of a row as float32. */
-AMX static inline __m512 sixteen(const void *x, long i, int is_float) {
+NATIVE static inline __m512 sixteen(const void *x, long i, int is_float) {
     return is_float ? _mm512_loadu_ps((const float *)x + i) : widened((const uint16_t *)x + i);
 }
 
 /* To bfloat16 and back. */
-AMX static inline __m512 rounded(__m512 x) {
+NATIVE static inline __m512 rounded(__m512 x) {
     __m512i half = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(half, 16));
 }
 
-AMX static inline __m512 inverse_root(float x) {
+NATIVE static inline __m512 inverse_root(float x) {
     return _mm512_div_ps(_mm512_set1_ps(1), _mm512_sqrt_ps(_mm512_set1_ps(x)));
 }
 
@@ -75,7 +76,7 @@ struct panel {
 };
 
 /* int8 sums of 16 rows times their scales; of rows behind the last nothing is read. */
-AMX static inline void scaled(
+NATIVE static inline void scaled(
     const struct product *p, const float *sums, int half, long row, const float *w_scale,
     struct panel *y)
 {
@@ -93,7 +94,9 @@ AMX static inline void scaled(
 #define LEFT(y, i) _mm512_castsi512_ps((y).left[i])
 #define RIGHT(y, i) _mm512_castsi512_ps((y).right[i])
 
-AMX static void write_plain(const struct product *p, const struct panel *y, long row, long column) {
+NATIVE static void write_plain(
+    const struct product *p, const struct panel *y, long row, long column)
+{
     for (long i = 0; i < 16 && row + i < p->m; i++) {
         uint8_t *out = at(p, row + i, column);
         if (p->is_wide) {
@@ -106,12 +109,12 @@ AMX static void write_plain(const struct product *p, const struct panel *y, long
 }
 
 /* added + gate * y of sixteen columns. */
-AMX static inline __m512 gated(const uint16_t *added, const uint16_t *gate, __m512 y) {
+NATIVE static inline __m512 gated(const uint16_t *added, const uint16_t *gate, __m512 y) {
     y = rounded(y);
     return _mm512_add_ps(widened(added), gate ? rounded(_mm512_mul_ps(widened(gate), y)) : y);
 }
 
-AMX static void write_gated_sum(
+NATIVE static void write_gated_sum(
     const struct product *p, const struct panel *y, long row, long column)
 {
     for (long i = 0; i < 16 && row + i < p->m; i++) {
@@ -125,7 +128,7 @@ AMX static void write_gated_sum(
 
 /* x / (1 + 2^(-x log2 e)). The power's whole part goes to the exponent, the rest by its series:
    2e-6 off. What is no number stays so. */
-AMX static inline __m512 silu(__m512 x) {
+NATIVE static inline __m512 silu(__m512 x) {
     static const float series[] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 0.24022651f,
                                    0.69314718f, 1.0f};
     __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
@@ -138,11 +141,11 @@ AMX static inline __m512 silu(__m512 x) {
     return _mm512_div_ps(x, below);
 }
 
-AMX static inline __m512 activated(__m512 gate, __m512 value) {
+NATIVE static inline __m512 activated(__m512 gate, __m512 value) {
     return _mm512_mul_ps(rounded(silu(rounded(gate))), rounded(value));
 }
 
-AMX static void write_swiglu(
+NATIVE static void write_swiglu(
     const struct product *p, const struct panel *gate, const struct panel *value, long row,
     long column)
 {
@@ -153,14 +156,14 @@ AMX static void write_swiglu(
 }
 
 /* x (a, b) to (a cos - b sin, a sin + b cos), of eight pairs. */
-AMX static inline __m512 turned(__m512 x, const float *turns) {
+NATIVE static inline __m512 turned(__m512 x, const float *turns) {
     __m512 angle = _mm512_loadu_ps(turns), other = _mm512_permute_ps(x, 0xb1);
     __m512 crossed = _mm512_mul_ps(other, _mm512_movehdup_ps(angle));
     return _mm512_fmaddsub_ps(x, _mm512_moveldup_ps(angle), crossed);
 }
 
 /* A head's columns, 16 rows: divided by their root mean square, scaled, turned. */
-AMX static void write_turned(const struct product *p, struct panel *y, long row, long column) {
+NATIVE static void write_turned(const struct product *p, struct panel *y, long row, long column) {
     long panels = p->head / 32;
     for (long i = 0; i < 16 && row + i < p->m; i++) {
         const float *turns = p->turns + (row + i) % p->length * p->head;
@@ -183,7 +186,7 @@ AMX static void write_turned(const struct product *p, struct panel *y, long row,
 }
 
 /* The sums of a group of panels, from `column` of out on. */
-AMX static void finish(
+NATIVE static void finish(
     const struct product *p, int is_int8, const float *sums, long row, long column)
 {
     struct panel y[MOST_GROUPED];

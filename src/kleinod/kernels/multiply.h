@@ -1,0 +1,175 @@
+/* 32 x 32 sums over tiles of the inner dimension: w's rows by x's rows, on AMX or by AVX512.
+
+   Both read the same tiles (tiles.h): of w 16 rows of 64 bytes of the inner dimension; of x the
+   same turned, 16 rows of 4 bytes of it for 16 rows of x. Sums of a tile are 16 rows of w by 16 of
+   x. Each adds its terms in the order of the inner dimension.
+
+   int8 on AMX is signed by signed; AVX512 has unsigned by signed only. So there x's codes have 128
+   added, and 128 times the sum of w's row is taken off again: `starts`, one for each row of w. */
+
+#pragma once
+
+#include "tiles.h"
+
+/* Where the sums go later: lines that are fetched for writing meanwhile. */
+struct lines {
+    const uint8_t *first;
+    long stride, count; /* in bytes; none */
+};
+
+NATIVE static inline void fetch(const struct lines *to, long i) {
+    if (i < to->count)
+        __builtin_prefetch(to->first + i * to->stride, 1, 2);
+}
+
+/* Four tiles of sums, which two tiles of w and two of x feed. */
+#define MULTIPLY_ON_TILES(NAME, DOT)                                                       \
+    NATIVE static inline void NAME(                                                        \
+        const uint8_t *w, const uint8_t *x, long deep, float *sums, int is_first,          \
+        const struct lines *to)                                                            \
+    {                                                                                      \
+        if (is_first) {                                                                    \
+            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                    \
+        } else {                                                                           \
+            _tile_loadd(0, sums, LINE); _tile_loadd(1, sums + 256, LINE);                  \
+            _tile_loadd(2, sums + 512, LINE); _tile_loadd(3, sums + 768, LINE);            \
+        }                                                                                  \
+        for (long t = 0; t < deep; t++) {                                                  \
+            fetch(to, t);                                                                  \
+            _tile_loadd(4, w + t * PAIR, LINE); _tile_loadd(6, x + t * PAIR, LINE);        \
+            _tile_loadd(7, x + t * PAIR + TILE, LINE);                                     \
+            _tile_loadd(5, w + t * PAIR + TILE, LINE);                                     \
+            DOT(0, 4, 6); DOT(1, 4, 7); DOT(2, 5, 6); DOT(3, 5, 7);                        \
+        }                                                                                  \
+        _tile_stored(0, sums, LINE); _tile_stored(1, sums + 256, LINE);                    \
+        _tile_stored(2, sums + 512, LINE); _tile_stored(3, sums + 768, LINE);              \
+    }
+
+MULTIPLY_ON_TILES(tiles_bfloat16, _tile_dpbf16ps)
+MULTIPLY_ON_TILES(tiles_int8, _tile_dpbssd)
+
+/* Rows of w that will be wanted soon: lines of `runs` of them, `stride` bytes apart. */
+struct ahead {
+    const uint8_t *first;
+    long stride, runs;
+};
+
+/* By AVX512: 8 rows of w by 32 of x, whose sums are 16 registers. A number of w, four bytes of a
+   row, is spread over a register and meets the same of all rows of x. NEAR tiles of both stay in
+   the first-level cache while all rows of w pass, and what comes next is fetched meanwhile. */
+enum { NEAR = 8 };
+
+#define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+
+#define LOAD(i)                                                                            \
+    __m512i left##i, right##i;                                                             \
+    if (is_first) {                                                                        \
+        left##i = right##i = _mm512_setzero_si512();                                       \
+    } else {                                                                               \
+        left##i = _mm512_load_si512(own + 16 * i);                                         \
+        right##i = _mm512_load_si512(own + 256 + 16 * i);                                  \
+    }                                                                                      \
+    if (starts) {                                                                          \
+        left##i = _mm512_add_epi32(left##i, _mm512_set1_epi32(starts[row + i]));           \
+        right##i = _mm512_add_epi32(right##i, _mm512_set1_epi32(starts[row + i]));         \
+    }
+
+#define STORE(i)                                                                           \
+    _mm512_store_si512(own + 16 * i, left##i);                                             \
+    _mm512_store_si512(own + 256 + 16 * i, right##i);
+
+#define SPREAD(i) _mm512_set1_epi32(*(const int32_t *)(wt + i * w_row + 4 * p))
+
+#define DOT_BFLOAT16(i)                                                                    \
+    {                                                                                      \
+        __m512bh number = (__m512bh)SPREAD(i);                                             \
+        left##i = (__m512i)_mm512_dpbf16_ps((__m512)left##i, number, (__m512bh)low);       \
+        right##i = (__m512i)_mm512_dpbf16_ps((__m512)right##i, number, (__m512bh)high);    \
+    }
+
+#define DOT_INT8(i)                                                                        \
+    {                                                                                      \
+        __m512i number = SPREAD(i);                                                        \
+        left##i = _mm512_dpbusd_epi32(left##i, low, number);                               \
+        right##i = _mm512_dpbusd_epi32(right##i, high, number);                            \
+    }
+
+#define MULTIPLY_BY_AVX512(NAME, DOT)                                                      \
+    NATIVE static inline void NAME(                                                        \
+        const uint8_t *w, long w_tile, long w_row, const uint8_t *x, long deep,            \
+        float *sums, int is_first, const struct lines *to, const int32_t *starts,          \
+        const struct ahead *soon)                                                          \
+    {                                                                                      \
+        for (long near = 0; near < deep; near += NEAR, is_first = 0, starts = 0) {         \
+            long end = near + NEAR < deep ? near + NEAR : deep;                            \
+            for (long t = near; t < end; t++)                                              \
+                fetch(to, t);                                                              \
+            for (long row = 0; row < 32; row += 8) {                                       \
+                float *own = sums + row / 16 * 512 + row % 16 * 16;                        \
+                EIGHT(LOAD)                                                                \
+                for (long t = near; t < end; t++) {                                        \
+                    const uint8_t *wt = w + t * w_tile + row * w_row, *xt = x + t * PAIR;  \
+                    const uint8_t *next = xt + NEAR * PAIR + row * LINE;                   \
+                    if (row / 8 < soon->runs)                                              \
+                        __builtin_prefetch(                                                \
+                            soon->first + row / 8 * soon->stride + t * LINE, 0, 2);        \
+                    for (long p = 0; p < 16; p++) {                                        \
+                        __m512i low = _mm512_load_si512(xt + p * LINE);                    \
+                        __m512i high = _mm512_load_si512(xt + TILE + p * LINE);            \
+                        __builtin_prefetch(next + p / 2 * LINE, 0, 3);                     \
+                        EIGHT(DOT)                                                         \
+                    }                                                                      \
+                }                                                                          \
+                EIGHT(STORE)                                                               \
+            }                                                                              \
+        }                                                                                  \
+    }
+
+MULTIPLY_BY_AVX512(avx512_bfloat16, DOT_BFLOAT16)
+MULTIPLY_BY_AVX512(avx512_int8, DOT_INT8)
+
+#undef EIGHT
+#undef LOAD
+#undef STORE
+#undef SPREAD
+#undef DOT_BFLOAT16
+#undef DOT_INT8
+
+/* -128 times the sums of 32 rows of w over deep tiles. */
+NATIVE static inline void start_from(const uint8_t *w, long deep, int32_t starts[32]) {
+    for (int i = 0; i < 32; i++) {
+        __m512i sums = _mm512_setzero_si512();
+        for (long t = 0; t < deep; t++)
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128),
+                                       _mm512_load_si512(w + t * PAIR + i * LINE));
+        starts[i] = -_mm512_reduce_add_epi32(sums);
+    }
+}
+
+/* 32 rows of w as they lie in memory, and what else a product by them needs. */
+struct operand {
+    const uint8_t *w;
+    long tile, row; /* bytes from a tile to the next, and from a row */
+    const int32_t *starts;
+    struct ahead soon;
+};
+
+NATIVE static inline void multiply_bfloat16(
+    int has_amx, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
+    const struct lines *to)
+{
+    if (has_amx)
+        tiles_bfloat16(w->w, x, deep, sums, is_first, to);
+    else
+        avx512_bfloat16(w->w, w->tile, w->row, x, deep, sums, is_first, to, 0, &w->soon);
+}
+
+NATIVE static inline void multiply_int8(
+    int has_amx, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
+    const struct lines *to)
+{
+    if (has_amx)
+        tiles_int8(w->w, x, deep, sums, is_first, to);
+    else
+        avx512_int8(w->w, PAIR, LINE, x, deep, sums, is_first, to, w->starts, &w->soon);
+}
