@@ -101,7 +101,7 @@ def _floor(
 
     def run() -> None:
         for tiles, weight in calls:
-            native.int8_product(tiles, weight)
+            native.product(tiles, weight)
         for call in more:
             call()
 

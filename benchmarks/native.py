@@ -53,7 +53,7 @@ def _pairs(rows: int, inner: int, columns: int) -> dict[str, tuple[Callable[[], 
         ),
         "int8": (
             lambda: [pack.product(read, x.dtype).mul_(token_scale) for pack in packs],
-            lambda: native.int8_product(quantised, codes, out),
+            lambda: native.product(quantised, codes, out),
         ),
     }
 

@@ -69,7 +69,7 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
         tiles = native.quantized(x)
         codes = _int8_weight(int8.quantized(weight).codes, torch.ones(416))
-        made.append((native.product(native.tiled(x), weight), native.int8_product(tiles, codes)))
+        made.append((native.product(native.tiled(x), weight), native.product(tiles, codes)))
     for other in made[1:]:
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
@@ -84,7 +84,7 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], dtype: torch.dtype) ->
     known, codes = int8.quantized(x), int8.quantized(weight)
     tiles, scale = native.quantized(x), codes.scale[:, 0].contiguous()
     assert torch.equal(tiles.scale, known.scale[:, 0])
-    made = native.int8_product(tiles, _int8_weight(codes.codes, scale))
+    made = native.product(tiles, _int8_weight(codes.codes, scale))
     sums = (known.codes.double() @ codes.codes.double().T).float()
     assert torch.equal(made, (sums * scale * known.scale).to(dtype))
 
@@ -94,7 +94,7 @@ def test_what_is_no_number_stays_so() -> None:
     x = torch.ones(40, 64)
     x[3, 5], x[7, 9] = float("nan"), float("inf")
     weight = _int8_weight(torch.ones(32, 64, dtype=torch.int8), torch.ones(32))
-    made = native.int8_product(native.quantized(x), weight)
+    made = native.product(native.quantized(x), weight)
     assert made.isfinite().all(1).logical_not().nonzero().flatten().tolist() == [3, 7]
 
 

@@ -13,8 +13,9 @@ from kleinod.kernels import native
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models import in_cache
 from kleinod.models.in_cache import Columns
+from kleinod.models.products import TiledColumns
 from kleinod.models.transformer import Transformer
-from kleinod.quantization.int8 import Int8Columns, Int8Linear
+from kleinod.quantization.int8 import Int8Linear
 
 pytestmark = pytest.mark.skipif(not native.is_usable(), reason="no code of our own here")
 WIDTH, INNER = 256, 320
@@ -31,7 +32,7 @@ def _columns(batch: int, length: int, inner: int) -> tuple[Columns, Columns]:
     """The same columns twice: as they are used up, and as they are written."""
     linear = Int8Linear((torch.randn(3 * WIDTH + 2 * INNER, inner).bfloat16() * inner**-0.5,))
     made = in_cache.columns(linear, torch.randn(batch, length, inner).bfloat16())
-    assert isinstance(made.used_up, Int8Columns)
+    assert isinstance(made.used_up, TiledColumns)
     return made, replace(made, used_up=None)
 
 
@@ -97,8 +98,8 @@ def test_large_and_missing_numbers() -> None:
     assert tiles.scale is not None
     tiles.scale[:] = gates / 127
     weight = native.Int8Weight(native.int8_tiles(codes), torch.ones(64))
-    plain = native.int8_product(tiles, weight)[:, :32]
-    native.int8_swiglu(tiles, weight.rows(0, 32), weight.rows(32, 64), made)
+    plain = native.product(tiles, weight)[:, :32]
+    native.swiglu(tiles, weight[0:32], weight[32:64], made)
     expected = torch.nn.functional.silu(plain) * plain
     assert torch.allclose(made, expected, rtol=2**-7, atol=0, equal_nan=True)
 
@@ -138,7 +139,7 @@ def test_rows_are_modulated_before_they_are_quantised(batch: int) -> None:
     x = wide[:, 5:]
     made = in_cache.modulated_columns(linear, x, shift, scale, 1e-6)
     plain = in_cache.columns(linear, in_cache.modulated(x, shift, scale, 1e-6))
-    assert isinstance(made.used_up, Int8Columns) and made.used_up.tiles is not None
+    assert isinstance(made.used_up, TiledColumns) and made.used_up.tiles is not None
     results = made(0, 96), plain(0, 96)
     assert (results[0].float() - results[1].float()).norm() < 1e-3 * results[1].float().norm()
 
@@ -165,14 +166,14 @@ def test_a_transformer_in_int8_is_as_near_as_without_these(
                 parent, _, child = name.rpartition(".")
                 setattr(block.get_submodule(parent), child, Int8Linear((linear.weight,)))
     calls: list[str] = []
-    for name in ("modulated", "int8_turned", "int8_swiglu", "int8_gated_sum"):
+    for name in ("modulated", "turned", "swiglu", "gated_sum"):
         own = getattr(native, name)
         monkeypatch.setattr(
             native, name, lambda *a, n=name, f=own, **k: (calls.append(n), f(*a, **k))[1]
         )
     made = model(*given)
-    # a double block in int8 and two single ones; two streams in the first
-    counts = {"modulated": 6, "int8_turned": 8, "int8_swiglu": 4, "int8_gated_sum": 6}
+    # two double blocks of two streams, one of them in int8, and two single ones, both in int8
+    counts = {"modulated": 6, "turned": 12, "swiglu": 6, "gated_sum": 10}
     assert Counter(calls) == ({} if is_floating else counts)
     monkeypatch.setattr(Int8Linear, "modulated_columns", lambda *_: None)
     monkeypatch.setattr(in_cache, "UsedUp", type("Nothing", (), {}))

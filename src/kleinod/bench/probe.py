@@ -69,7 +69,7 @@ def _fits_tiles(x: Tensor, weight: Tensor, itemsize: int) -> bool:
 def _int8_tiles_product(x: Tensor, weight: Tensor) -> Callable[[], object]:
     codes = native.int8_tiles(torch.randint(-127, 128, weight.shape, dtype=torch.int8))
     tokens, made = native.quantized(x), native.Int8Weight(codes, torch.ones(len(weight)))
-    return lambda: native.int8_product(tokens, made)
+    return lambda: native.product(tokens, made)
 
 
 def _int8_product(x: Tensor, weight: Tensor, chunk: int) -> Callable[[], object]:

@@ -48,37 +48,41 @@ NATIVE static inline void fetch(const struct lines *to, long i) {
 MULTIPLY_ON_TILES(tiles_bfloat16, _tile_dpbf16ps)
 MULTIPLY_ON_TILES(tiles_int8, _tile_dpbssd)
 
-/* Rows of w that will be wanted soon: lines of `runs` of them, `stride` bytes apart. */
-struct ahead {
-    const uint8_t *first;
-    long stride, runs;
-};
-
 /* By AVX512: 8 rows of w by 32 of x, whose sums are 16 registers. A number of w, four bytes of a
    row, is spread over a register and meets the same of all rows of x. NEAR tiles of both stay in
    the first-level cache while all rows of w pass, and what comes next is fetched meanwhile. */
 enum { NEAR = 8 };
 
+/* What 8 rows of w need on their way over some tiles. */
+struct pass {
+    const uint8_t *w, *x;
+    long w_tile, w_row;    /* bytes from a tile of w to the next, and from a row */
+    long tiles;
+    float *sums;           /* 8 rows of the left tile; those of the right are 256 numbers behind */
+    int is_first;
+    const int32_t *starts; /* of the rows, or null: zeros */
+    const uint8_t *soon;   /* a row of w whose lines come next, or null */
+    const uint8_t *next;   /* lines of x that come next */
+};
+
 #define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
 #define LOAD(i)                                                                            \
-    __m512i left##i, right##i;                                                             \
-    if (is_first) {                                                                        \
-        left##i = right##i = _mm512_setzero_si512();                                       \
-    } else {                                                                               \
-        left##i = _mm512_load_si512(own + 16 * i);                                         \
-        right##i = _mm512_load_si512(own + 256 + 16 * i);                                  \
+    __m512i left##i = _mm512_setzero_si512(), right##i = left##i;                          \
+    if (!pass->is_first) {                                                                 \
+        left##i = _mm512_load_si512(pass->sums + 16 * i);                                  \
+        right##i = _mm512_load_si512(pass->sums + 256 + 16 * i);                           \
     }                                                                                      \
-    if (starts) {                                                                          \
-        left##i = _mm512_add_epi32(left##i, _mm512_set1_epi32(starts[row + i]));           \
-        right##i = _mm512_add_epi32(right##i, _mm512_set1_epi32(starts[row + i]));         \
+    if (pass->starts) {                                                                    \
+        left##i = _mm512_add_epi32(left##i, _mm512_set1_epi32(pass->starts[i]));           \
+        right##i = _mm512_add_epi32(right##i, _mm512_set1_epi32(pass->starts[i]));         \
     }
 
 #define STORE(i)                                                                           \
-    _mm512_store_si512(own + 16 * i, left##i);                                             \
-    _mm512_store_si512(own + 256 + 16 * i, right##i);
+    _mm512_store_si512(pass->sums + 16 * i, left##i);                                      \
+    _mm512_store_si512(pass->sums + 256 + 16 * i, right##i);
 
-#define SPREAD(i) _mm512_set1_epi32(*(const int32_t *)(wt + i * w_row + 4 * p))
+#define SPREAD(i) _mm512_set1_epi32(*(const int32_t *)((i < 4 ? upper : lower) + i % 4 * row))
 
 #define DOT_BFLOAT16(i)                                                                    \
     {                                                                                      \
@@ -94,39 +98,33 @@ enum { NEAR = 8 };
         right##i = _mm512_dpbusd_epi32(right##i, high, number);                            \
     }
 
-#define MULTIPLY_BY_AVX512(NAME, DOT)                                                      \
-    NATIVE static inline void NAME(                                                        \
-        const uint8_t *w, long w_tile, long w_row, const uint8_t *x, long deep,            \
-        float *sums, int is_first, const struct lines *to, const int32_t *starts,          \
-        const struct ahead *soon)                                                          \
+/* Not inlined, and its pointers hidden from the compiler in each round: with a pointer for each row
+   it would run out of registers and keep them in the vectors'. */
+#define PASS_BY_AVX512(NAME, DOT)                                                          \
+    NATIVE static __attribute__((noinline)) void NAME(const struct pass *pass)             \
     {                                                                                      \
-        for (long near = 0; near < deep; near += NEAR, is_first = 0, starts = 0) {         \
-            long end = near + NEAR < deep ? near + NEAR : deep;                            \
-            for (long t = near; t < end; t++)                                              \
-                fetch(to, t);                                                              \
-            for (long row = 0; row < 32; row += 8) {                                       \
-                float *own = sums + row / 16 * 512 + row % 16 * 16;                        \
-                EIGHT(LOAD)                                                                \
-                for (long t = near; t < end; t++) {                                        \
-                    const uint8_t *wt = w + t * w_tile + row * w_row, *xt = x + t * PAIR;  \
-                    const uint8_t *next = xt + NEAR * PAIR + row * LINE;                   \
-                    if (row / 8 < soon->runs)                                              \
-                        __builtin_prefetch(                                                \
-                            soon->first + row / 8 * soon->stride + t * LINE, 0, 2);        \
-                    for (long p = 0; p < 16; p++) {                                        \
-                        __m512i low = _mm512_load_si512(xt + p * LINE);                    \
-                        __m512i high = _mm512_load_si512(xt + TILE + p * LINE);            \
-                        __builtin_prefetch(next + p / 2 * LINE, 0, 3);                     \
-                        EIGHT(DOT)                                                         \
-                    }                                                                      \
-                }                                                                          \
-                EIGHT(STORE)                                                               \
+        EIGHT(LOAD)                                                                        \
+        long row = pass->w_row;                                                            \
+        for (long t = 0; t < pass->tiles; t++) {                                           \
+            const uint8_t *upper = pass->w + t * pass->w_tile, *lower = upper + 4 * row;   \
+            const uint8_t *x = pass->x + t * PAIR, *next = pass->next + t * PAIR;          \
+            if (pass->soon)                                                                \
+                __builtin_prefetch(pass->soon + t * LINE, 0, 2);                           \
+            for (const uint8_t *end = x + TILE; x != end; x += LINE) {                     \
+                __m512i low = _mm512_load_si512(x), high = _mm512_load_si512(x + TILE);    \
+                __builtin_prefetch(next, 0, 3);                                            \
+                EIGHT(DOT)                                                                 \
+                upper += 4;                                                                \
+                lower += 4;                                                                \
+                next += LINE / 2;                                                          \
+                __asm__("" : "+r"(upper), "+r"(lower), "+r"(next));                        \
             }                                                                              \
         }                                                                                  \
+        EIGHT(STORE)                                                                       \
     }
 
-MULTIPLY_BY_AVX512(avx512_bfloat16, DOT_BFLOAT16)
-MULTIPLY_BY_AVX512(avx512_int8, DOT_INT8)
+PASS_BY_AVX512(pass_bfloat16, DOT_BFLOAT16)
+PASS_BY_AVX512(pass_int8, DOT_INT8)
 
 #undef EIGHT
 #undef LOAD
@@ -146,6 +144,12 @@ NATIVE static inline void start_from(const uint8_t *w, long deep, int32_t starts
     }
 }
 
+/* Rows of w that will be wanted soon, `stride` bytes apart. */
+struct ahead {
+    const uint8_t *first;
+    long stride, rows;
+};
+
 /* 32 rows of w as they lie in memory, and what else a product by them needs. */
 struct operand {
     const uint8_t *w;
@@ -154,6 +158,28 @@ struct operand {
     struct ahead soon;
 };
 
+NATIVE static void multiply_by_avx512(
+    int is_int8, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
+    const struct lines *to)
+{
+    for (long near = 0; near < deep; near += NEAR) {
+        long tiles = deep - near < NEAR ? deep - near : NEAR;
+        for (long t = near; t < near + tiles; t++)
+            fetch(to, t);
+        for (long i = 0; i < 4; i++) {
+            struct pass pass = {
+                w->w + near * w->tile + 8 * i * w->row, x + near * PAIR, w->tile, w->row, tiles,
+                sums + i / 2 * 512 + i % 2 * 128, is_first && !near, 0, 0,
+                x + (near + NEAR) * PAIR + 8 * i * LINE};
+            if (w->starts && !near)
+                pass.starts = w->starts + 8 * i;
+            if (i < w->soon.rows)
+                pass.soon = w->soon.first + i * w->soon.stride + near * LINE;
+            (is_int8 ? pass_int8 : pass_bfloat16)(&pass);
+        }
+    }
+}
+
 NATIVE static inline void multiply_bfloat16(
     int has_amx, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
     const struct lines *to)
@@ -161,7 +187,7 @@ NATIVE static inline void multiply_bfloat16(
     if (has_amx)
         tiles_bfloat16(w->w, x, deep, sums, is_first, to);
     else
-        avx512_bfloat16(w->w, w->tile, w->row, x, deep, sums, is_first, to, 0, &w->soon);
+        multiply_by_avx512(0, w, x, deep, sums, is_first, to);
 }
 
 NATIVE static inline void multiply_int8(
@@ -171,5 +197,5 @@ NATIVE static inline void multiply_int8(
     if (has_amx)
         tiles_int8(w->w, x, deep, sums, is_first, to);
     else
-        avx512_int8(w->w, PAIR, LINE, x, deep, sums, is_first, to, w->starts, &w->soon);
+        multiply_by_avx512(1, w, x, deep, sums, is_first, to);
 }

@@ -34,7 +34,7 @@ _STRIDES = ("token", "head")
 # columns of a head that its attention has room for
 _MOST_COLUMNS = 128
 # columns of a head that a product can turn
-MOST_HEAD = 256
+MOST_HEAD = 128
 # results.h: what becomes of a product; a plain one is 0
 _GATED_SUM, _SWIGLU, _TURNED = 1, 2, 3
 
@@ -113,7 +113,7 @@ def _is_right(kind: str) -> bool:
     x = torch.arange(5 * ROWS, dtype=torch.float32).remainder(7).sub(3).repeat(2, 1).bfloat16()
     weight = x[:1].repeat(ROWS, 1).mul(torch.arange(ROWS)[:, None]).bfloat16()
     out = torch.empty(len(x), ROWS, dtype=x.dtype)
-    _multiply(tiled(x), out, w=weight, has_amx=kind == AMX)
+    _multiply(tiled(x), weight, out, has_amx=kind == AMX)
     return torch.equal(out, (x.float() @ weight.float().T).bfloat16())
 
 
@@ -250,15 +250,6 @@ def _plain(fields: dict[str, Tensor | float]) -> dict[str, float]:
     return {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in fields.items()}
 
 
-def product(x: Tiles, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """(m, n) of x's m rows and weight (n, k), bfloat16; n a multiple of 32."""
-    assert x.scale is None and weight.dtype == torch.bfloat16 and weight.is_contiguous()
-    assert weight.shape[1] == x.columns
-    out = torch.empty(x.num_rows, len(weight), dtype=x.dtype) if out is None else out
-    _multiply(x, out, w=weight)
-    return out
-
-
 @dataclass(frozen=True)
 class Int8Weight:
     """Codes from `int8_tiles` and the scales (n,), float32, of an int8 weight (n, k)."""
@@ -266,20 +257,34 @@ class Int8Weight:
     codes: Tensor
     scale: Tensor
 
-    def rows(self, start: int, stop: int) -> "Int8Weight":
-        """Some rows of the weight; multiples of 32."""
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def __getitem__(self, rows: slice) -> "Int8Weight":
+        """Some rows of the weight, from start to stop; multiples of 32."""
+        start, stop = rows.start, rows.stop
         assert start % ROWS == stop % ROWS == 0
         return Int8Weight(self.codes[start // ROWS : stop // ROWS], self.scale[start:stop])
 
 
-def int8_product(x: Tiles, weight: Int8Weight, out: Tensor | None = None) -> Tensor:
+# of bfloat16 (n, k), or of int8; n is a multiple of 32
+Weight = Tensor | Int8Weight
+
+
+def int8_tiles(codes: Tensor) -> Tensor:
+    """Codes (n, k), int8, as the products read them: (n / 32, k / 64, 32, 64)."""
+    rows, columns = codes.shape
+    return codes.view(rows // ROWS, ROWS, columns // _LINE, _LINE).transpose(1, 2).contiguous()
+
+
+def product(x: Tiles, weight: Weight, out: Tensor | None = None) -> Tensor:
     """y (m, n) in x's dtype: x's m rows times the weight's."""
-    out = torch.empty(x.num_rows, len(weight.scale), dtype=x.dtype) if out is None else out
-    _multiply_int8(x, weight, out)
+    out = torch.empty(x.num_rows, len(weight), dtype=x.dtype) if out is None else out
+    _multiply(x, weight, out)
     return out
 
 
-def int8_gated_sum(x: Tiles, weight: Int8Weight, added: Tensor, gate: Tensor | None) -> Tensor:
+def gated_sum(x: Tiles, weight: Weight, added: Tensor, gate: Tensor | None) -> Tensor:
     """added + gate * y, or without a gate added + y.
 
     added (b, l, n) of b * l = m rows and gate (b or 1, 1, n) are bfloat16.
@@ -291,20 +296,21 @@ def int8_gated_sum(x: Tiles, weight: Int8Weight, added: Tensor, gate: Tensor | N
     if gate is not None:
         gate = gate if gate.stride(-1) == 1 else gate.contiguous()
         more |= {"gate": gate, "gate_stride": gate.stride(0) if len(gate) > 1 else 0}
-    _multiply_int8(x, weight, out.view(x.num_rows, -1), then=_GATED_SUM, length=length, **more)
+    _multiply(x, weight, out.view(x.num_rows, -1), then=_GATED_SUM, length=length, **more)
     return out
 
 
-def int8_swiglu(x: Tiles, gate: Int8Weight, value: Int8Weight, out: Tensor) -> None:
+def swiglu(x: Tiles, gate: Weight, value: Weight, out: Tensor) -> None:
     """silu(y) * z to out (m, n), bfloat16; y and z are x's rows times the gate's and the value's.
 
-    SiLU is 2e-6 off before it is rounded.
+    SiLU is 2e-7 off before it is rounded.
     """
-    assert value.codes.shape == gate.codes.shape and value.codes.is_contiguous()
-    _multiply_int8(x, gate, out, then=_SWIGLU, value=value.codes, value_scale=value.scale)
+    assert len(value) == len(gate)
+    w, scale = _operands(x, value)
+    _multiply(x, gate, out, then=_SWIGLU, value=w, value_scale=scale)
 
 
-def int8_turned(x: Tiles, weight: Int8Weight, norm: Tensor, *, turns: Tensor, eps: float) -> Tensor:
+def turned(x: Tiles, weight: Weight, norm: Tensor, *, turns: Tensor, eps: float) -> Tensor:
     """Heads (m, n) of y, each normalised by its root mean square, scaled and turned.
 
     norm (d,) is the scale, bfloat16; turns (l, d / 2) complex64, for m / l pictures; n is a
@@ -312,32 +318,34 @@ def int8_turned(x: Tiles, weight: Int8Weight, norm: Tensor, *, turns: Tensor, ep
     """
     assert norm.dtype == torch.bfloat16 and turns.dtype == torch.complex64
     assert norm.is_contiguous() and turns.is_contiguous() and turns.shape[1] * 2 == len(norm)
-    out = torch.empty(x.num_rows, len(weight.scale), dtype=x.dtype)
+    out = torch.empty(x.num_rows, len(weight), dtype=x.dtype)
     sizes = {"head": len(norm), "length": len(turns)}
-    _multiply_int8(x, weight, out, then=_TURNED, norm=norm, turns=turns, eps=eps, **sizes)
+    _multiply(x, weight, out, then=_TURNED, norm=norm, turns=turns, eps=eps, **sizes)
     return out
 
 
-def int8_tiles(codes: Tensor) -> Tensor:
-    """Codes (n, k), int8, as `int8_product` reads them: (n / 32, k / 64, 32, 64)."""
-    rows, columns = codes.shape
-    return codes.view(rows // ROWS, ROWS, columns // _LINE, _LINE).transpose(1, 2).contiguous()
+def _operands(x: Tiles, weight: Weight) -> tuple[Tensor, Tensor | int]:
+    """A weight's numbers and their scale, 0 if it has none."""
+    if isinstance(weight, Tensor):
+        assert x.scale is None and weight.dtype == torch.bfloat16 and weight.is_contiguous()
+        assert weight.shape[1] == x.columns
+        return weight, 0
+    assert x.scale is not None and weight.scale.dtype == torch.float32
+    assert weight.codes.is_contiguous() and weight.scale.is_contiguous()
+    assert weight.codes.numel() == len(weight) * x.columns
+    return weight.codes, weight.scale
 
 
-def _multiply_int8(x: Tiles, weight: Int8Weight, out: Tensor, **more: Tensor | float) -> None:
-    codes, scale = weight.codes, weight.scale
-    assert x.scale is not None and scale.dtype == torch.float32 and scale.is_contiguous()
-    assert codes.is_contiguous() and codes.numel() == len(scale) * x.columns
-    assert out.shape[1] == len(scale)
-    _multiply(x, out, w=codes, w_scale=scale, x_scale=x.scale, **more)
-
-
-def _multiply(x: Tiles, out: Tensor, **more: Tensor | float) -> None:
+def _multiply(x: Tiles, weight: Weight, out: Tensor, **more: Tensor | float) -> None:
     """`more` are fields of _Product; those that are not given are null."""
-    assert out.dtype == x.dtype and out.stride(1) == 1 and len(out) == x.num_rows
+    assert out.dtype == x.dtype and out.stride(1) == 1
+    assert out.shape == (x.num_rows, len(weight))
     code, threads, is_int8 = _code(), torch.get_num_threads(), x.scale is not None
     scratch = _scratch(threads * code.kleinod_scratch_bytes(x.num_rows, x.depth, is_int8))
-    given = {"x": x.memory, "out": out, "scratch": scratch} | more
+    w, scale = _operands(x, weight)
+    given = {"x": x.memory, "out": out, "scratch": scratch, "w": w, "w_scale": scale} | more
+    if x.scale is not None:
+        given["x_scale"] = x.scale
     if "has_amx" not in given:
         given["has_amx"] = _has_amx()
     sizes = {"m": x.num_rows, "n": out.shape[1], "depth": x.depth, "out_stride": out.stride(0)}

@@ -148,13 +148,12 @@ NATIVE void kleinod_quantize_pack(const struct rows *p) {
 
 /* 32 rows of w, or of value, as they lie in memory from the k-th tile on. */
 static struct operand rows_of(const struct product *p, int is_int8, long arm, long row, long k) {
-    struct operand w = {p->w + (row * p->depth + k) * LINE, LINE, p->depth * LINE, 0, {0, 0, 0}};
-    if (is_int8) {
-        w.w = (arm ? p->value : p->w) + (row / 32 * p->depth + k) * PAIR;
-        w.tile = PAIR;
-        w.row = LINE;
-    }
-    return w;
+    const uint8_t *w = arm ? p->value : p->w;
+    if (is_int8)
+        return (struct operand){
+            w + (row / 32 * p->depth + k) * PAIR, PAIR, LINE, 0, {0, 0, 0}};
+    return (struct operand){
+        w + (row * p->depth + k) * LINE, LINE, p->depth * LINE, 0, {0, 0, 0}};
 }
 
 /* Of the 32 rows that come next, deep tiles each, a part for each of the blocks of x. */
@@ -165,15 +164,16 @@ static struct ahead part_of(
     return (struct ahead){next->w + run * stride, stride, (b + 1) * 32 / blocks - run};
 }
 
-/* Columns of out, as panels of 32 rows of w: from the n-th on, and after that from the next. */
+/* Columns of out from the n-th on, as panels of 32 rows of w. */
 struct share {
-    long n, panels, next;
+    long n, panels;
 };
 
-/* All rows of out in a share of its columns. The sums of a whole group are there when it is
-   written: of gate and value, or of all columns of a head. */
+/* All rows of out in a share of its columns; from `after` on lie those that come next. The sums of a
+   whole group are there when it is written: of gate and value, or of all columns of a head. */
 NATIVE static void columns(
-    const struct product *p, int is_int8, const struct share *own, uint8_t *copy, float *sums)
+    const struct product *p, int is_int8, const struct share *own, long after, uint8_t *copy,
+    float *sums)
 {
     long most = deepest(is_int8), blocks = (p->m + 31) / 32, arms = arms_of(p);
     long group = group_of(p) * arms, count = own->panels * arms, is_split = p->depth > most;
@@ -181,7 +181,7 @@ NATIVE static void columns(
     for (long k = 0; k < p->depth; k += most) {
         long deep = k + most < p->depth ? most : p->depth - k;
         int is_last = k + deep == p->depth;
-        long then = is_last ? own->next : own->n;
+        long then = is_last ? after : own->n;
         for (long i = 0; i < count; i++) {
             struct operand w = rows_of(p, is_int8, i % arms, own->n + 32 * (i / arms), k);
             if (is_int8 && !p->has_amx)
@@ -211,41 +211,41 @@ NATIVE static void columns(
                     multiply_bfloat16(p->has_amx, &w, x, deep, sum, k == 0, &to);
                 }
                 if (is_last && (i + 1) % group == 0)
-                    finish(p, is_int8, sum - (group - 1) * SUMS, 32 * b,
-                           column - 32 * (group / arms - 1));
+                    finish(p, sum - (group - 1) * SUMS, 32 * b, column - 32 * (group / arms - 1));
             }
         }
     }
 }
 
-/* Rows of w for a thread at a time: few enough for every thread to get some, and whole heads. */
-static long share(const struct product *p, int is_int8) {
+/* Takes the next share that is nobody's, from *free on: as much as a cache holds, and little where
+   little is left, so that no thread waits long for the others. Whole heads. */
+static struct share taken(const struct product *p, int is_int8, long *free) {
     long unit = 32 * group_of(p), most = kept(p, is_int8) / arms_of(p) / unit * unit;
-    long even = (p->n / (2 * p->threads) + unit - 1) / unit * unit;
-    return even < unit ? unit : even < most ? even : most;
-}
-
-/* The next share that is nobody's. */
-static long taken(long *free, long rows) {
-    long mine;
-#pragma omp atomic capture
-    { mine = *free; *free += rows; }
+    most = most < unit ? unit : most;
+    struct share mine;
+#pragma omp critical(kleinod_shares)
+    {
+        long rows = (p->n - *free) / (2 * p->threads) / unit * unit;
+        rows = rows < unit ? unit : rows < most ? rows : most;
+        mine.n = *free;
+        *free += rows;
+        mine.panels = ((*free < p->n ? *free : p->n) - mine.n) / 32;
+    }
     return mine;
 }
 
 /* The whole product. A core that is slowed by others takes fewer of the shares. */
 NATIVE static void multiply(const struct product *p, int is_int8) {
-    long rows = share(p, is_int8), free = 0, size = kleinod_scratch_bytes(p->m, p->depth, is_int8);
+    long free = 0, size = kleinod_scratch_bytes(p->m, p->depth, is_int8);
 #pragma omp parallel num_threads(p->threads)
     {
         struct config before;
         configure(p->has_amx, &before);
         uint8_t *copy = p->scratch + omp_get_thread_num() * size;
         float *sums = (float *)(copy + COPY);
-        for (long n = taken(&free, rows), next; n < p->n; n = next) {
-            next = taken(&free, rows);
-            struct share own = {n, (p->n - n < rows ? p->n - n : rows) / 32, next};
-            columns(p, is_int8, &own, copy, sums);
+        for (struct share next, own = taken(p, is_int8, &free); own.n < p->n; own = next) {
+            next = taken(p, is_int8, &free);
+            columns(p, is_int8, &own, next.n, copy, sums);
         }
         restore(p->has_amx, &before);
     }

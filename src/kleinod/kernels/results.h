@@ -1,7 +1,7 @@
 /* What becomes of a product's sums: rounded and written, or used up on the way.
 
-   An int8 product may end in what a transformer does to its columns next, while they are in the
-   first cache and before they are written:
+   A product may end in what a transformer does to its columns next, while they are in the first
+   cache and before they are written:
 
      GATED_SUM  added + gate * y,
      SWIGLU     silu(y) * value, of the columns of two weights,
@@ -14,13 +14,13 @@
 #include "tiles.h"
 
 enum { PLAIN, GATED_SUM, SWIGLU, TURNED };
-enum { MOST_GROUPED = 8 }; /* panels of 32 columns that are written together */
+enum { MOST_GROUPED = 4 }; /* panels of 32 columns that are written together */
 
 /* x in tiles, w and what is computed; all sizes in numbers, unless they say otherwise */
 struct product {
     const uint8_t *x;   /* from pack: for each 32 rows, `depth` pairs of tiles */
     const uint8_t *w;   /* bfloat16: rows; int8: for each 32 rows, `depth` pairs of tiles */
-    const uint8_t *value;           /* SWIGLU: w of the other factor */
+    const uint8_t *value; /* SWIGLU: w of the other factor */
     void *out;          /* bfloat16, or float32 from int8 if is_wide */
     uint8_t *scratch;   /* threads * scratch_bytes */
     const float *w_scale, *x_scale, *value_scale; /* int8: of each column and row of out */
@@ -75,12 +75,14 @@ struct panel {
     __m512i left[16], right[16];
 };
 
-/* int8 sums of 16 rows times their scales; of rows behind the last nothing is read. */
-NATIVE static inline void scaled(
+/* Sums of 16 rows; of int8 times their scales, where of rows behind the last nothing is read. */
+NATIVE static inline void result(
     const struct product *p, const float *sums, int half, long row, const float *w_scale,
     struct panel *y)
 {
     turn(sums, half, y->left, y->right);
+    if (!w_scale)
+        return;
     __m512 low = _mm512_loadu_ps(w_scale), high = _mm512_loadu_ps(w_scale + 16);
     for (long i = 0; i < 16 && row + i < p->m; i++) {
         __m512 scale = _mm512_set1_ps(p->x_scale[row + i]);
@@ -127,15 +129,15 @@ NATIVE static void write_gated_sum(
 }
 
 /* x / (1 + 2^(-x log2 e)). The power's whole part goes to the exponent, the rest by its series:
-   2e-6 off. What is no number stays so. */
+   2e-7 off. What is no number stays so. */
 NATIVE static inline __m512 silu(__m512 x) {
-    static const float series[] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 0.24022651f,
-                                   0.69314718f, 1.0f};
+    static const float series[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                                   0.24022651f,   0.69314718f,   1.0f};
     __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
     power = _mm512_max_ps(_mm512_set1_ps(-200), _mm512_min_ps(_mm512_set1_ps(200), power));
     __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 rest = _mm512_sub_ps(power, whole), sum = _mm512_set1_ps(series[0]);
-    for (int i = 1; i < 6; i++)
+    for (int i = 1; i < 7; i++)
         sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(series[i]));
     __m512 below = _mm512_add_ps(_mm512_set1_ps(1), _mm512_scalef_ps(sum, whole));
     return _mm512_div_ps(x, below);
@@ -186,21 +188,15 @@ NATIVE static void write_turned(const struct product *p, struct panel *y, long r
 }
 
 /* The sums of a group of panels, from `column` of out on. */
-NATIVE static void finish(
-    const struct product *p, int is_int8, const float *sums, long row, long column)
-{
+NATIVE static void finish(const struct product *p, const float *sums, long row, long column) {
     struct panel y[MOST_GROUPED];
+    const float *scale = p->w_scale ? p->w_scale + column : 0;
     for (int half = 0; half < 2 && row + 16 * half < p->m; half++) {
         long first = row + 16 * half;
-        if (!is_int8) {
-            turn(sums, half, y[0].left, y[0].right);
-            write_plain(p, y, first, column);
-            continue;
-        }
         for (long j = 0; j < group_of(p); j++)
-            scaled(p, sums + j * SUMS, half, first, p->w_scale + column + 32 * j, y + j);
+            result(p, sums + j * SUMS, half, first, scale ? scale + 32 * j : 0, y + j);
         if (p->then == SWIGLU)
-            scaled(p, sums + SUMS, half, first, p->value_scale + column, y + 1);
+            result(p, sums + SUMS, half, first, scale ? p->value_scale + column : 0, y + 1);
         if (p->then == PLAIN)
             write_plain(p, y, first, column);
         else if (p->then == GATED_SUM)

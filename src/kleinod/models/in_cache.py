@@ -79,7 +79,7 @@ def columns(linear: nn.Module, x: Tensor) -> Columns:
         return Columns(x, some, is_whole=False, used_up=more)
     some = tiled(linear, x)
     if some is not None:
-        return Columns(x, some, is_whole=False)
+        return Columns(x, some, is_whole=False, used_up=some)
     whole = product(linear, x)
     return Columns(x, lambda start, stop: whole[..., start:stop], is_whole=True)
 

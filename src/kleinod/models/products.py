@@ -10,8 +10,11 @@ PyTorch, if no gradients are wanted: the same sums of the same terms, rounded on
 order.
 """
 
+import threading
+import weakref
 from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +75,7 @@ def tiled(linear: nn.Module, x: Tensor) -> "TiledColumns | None":
     matrices = weights(linear)
     if not matrices or not all(_fills_tiles(matrix) for matrix in matrices):
         return None
-    return TiledColumns(matrices, x)
+    return TiledColumns(matrices, x, shared(x, native.tiled))
 
 
 def piecewise(x: Tensor) -> Callable[[Tensor, Tensor], None]:
@@ -103,28 +106,98 @@ def _fills_tiles(part: Tensor) -> bool:
 
 
 class TiledColumns:
-    """x (…, k) in tiles, once for all columns of its product that will be asked for."""
+    """Columns of our own product of x (…, k); in_cache.UsedUp says what may become of them.
 
-    def __init__(self, matrices: tuple[Tensor, ...], x: Tensor) -> None:
-        self.matrices, self.shape = matrices, x.shape[:-1]
-        self.tiles = native.tiled(x.reshape(-1, x.shape[-1]))
+    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns of one weight. `tiles`
+    is what is multiplied, once for all columns that will be asked for; the weights (n, k) lie one
+    below the other.
+    """
+
+    def __init__(self, parts: tuple[native.Weight, ...], x: Tensor, tiles: native.Tiles) -> None:
+        self.parts, self.shape, self.tiles = parts, x.shape[:-1], tiles
 
     def whole(self) -> Tensor:
         """All columns (…, n)."""
-        return self(0, sum(map(len, self.matrices)))
+        return self(0, sum(map(len, self.parts)))
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Columns from start to stop (…, stop - start)."""
         low, high = native.whole_panels(start, stop)
-        out = torch.empty(self.tiles.num_rows, high - low, dtype=torch.bfloat16)
+        out = torch.empty(self.tiles.num_rows, high - low, dtype=self.tiles.dtype)
         offset = 0
-        for part in self.matrices:
+        for part in self.parts:
             first, end = max(low, offset), min(high, offset + len(part))
             if first < end:
                 rows = part[first - offset : end - offset]
                 native.product(self.tiles, rows, out[:, first - low : end - low])
             offset += len(part)
         return out[:, start - low : stop - low].view(*self.shape, stop - start)
+
+    def turned(
+        self, span: tuple[int, int], scale: Tensor, *, turns: Tensor, eps: float
+    ) -> Tensor | None:
+        """Heads (b, l, n, d), normalised and turned."""
+        weight = self._rows(*span)
+        if weight is None or len(scale) % native.ROWS or len(scale) > native.MOST_HEAD:
+            return None
+        made = native.turned(self.tiles, weight, scale, turns=turns, eps=eps)
+        return made.view(*self.shape, -1, len(scale))
+
+    def swiglu(self, start: int, value: object, value_start: int, out: Tensor) -> bool:
+        """SiLU(gate) * value to out (b, l, dim)."""
+        dim, is_flat = out.shape[-1], len(out) == 1 or out.stride(0) == out.stride(1) * out.shape[1]
+        if not isinstance(value, TiledColumns) or value.tiles is not self.tiles or not is_flat:
+            return False
+        weights = self._rows(start, start + dim), value._rows(value_start, value_start + dim)
+        if weights[0] is None or weights[1] is None:
+            return False
+        native.swiglu(self.tiles, weights[0], weights[1], out.view(-1, dim))
+        return True
+
+    def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
+        """x + gate * y, (b, l, n)."""
+        weight = self._rows(0, x.shape[-1])
+        if weight is None or x.dtype != self.tiles.dtype:
+            return None
+        return native.gated_sum(self.tiles, weight, x, gate)
+
+    def _rows(self, start: int, stop: int) -> native.Weight | None:
+        """What makes these columns, if they may be used up."""
+        is_plain = self.tiles.dtype == torch.bfloat16 and len(self.shape) == 2
+        if not is_plain or start % native.ROWS or stop % native.ROWS:
+            return None
+        offset = 0
+        for part in self.parts:
+            if offset <= start and stop <= offset + len(part):
+                return part[start - offset : stop - offset]
+            offset += len(part)
+        return None
+
+
+class _Last(threading.local):
+    """What was made of a tensor last, and how, while that lives."""
+
+    of: "weakref.ref[Tensor] | None" = None
+    by: Callable[[Tensor], Any] | None = None
+    made: Any = None
+
+
+_last = _Last()
+Made = TypeVar("Made")
+
+
+def shared(x: Tensor, make: Callable[[Tensor], Made]) -> Made:
+    """make(rows of x), once for all layers that read the same tensor one after the other."""
+    if _last.of is None or _last.of() is not x or _last.by is not make:
+        _last.made, _last.by = make(x.reshape(-1, x.shape[-1])), make
+        _last.of = weakref.ref(x, _forget)
+    made: Made = _last.made
+    return made
+
+
+def _forget(reference: "weakref.ref[Tensor]") -> None:
+    if _last.of is reference:
+        _last.of = _last.by = _last.made = None
 
 
 class JoinedLinear(nn.Module):

@@ -7,20 +7,16 @@ has instructions for it; elsewhere the codes are expanded and multiplied as floa
 memory and no time.
 """
 
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.kernels import native
-from kleinod.models import in_cache
-from kleinod.models.products import product_dtype
+from kleinod.models.products import TiledColumns, product_dtype, shared
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 
@@ -31,8 +27,6 @@ PACKED_AT_ONCE = 1536
 _EXPANDED_AT_ONCE = 512
 # quantised at a time: the numbers, their magnitudes and a float32 copy stay in the cache
 _NUMBERS_AT_ONCE = 2**18
-
-Rows = TypeVar("Rows")
 
 
 @cache
@@ -108,24 +102,26 @@ class Int8Linear(nn.Module):
     def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
         """A function of start and stop that computes those columns of the output."""
         if self.is_tiled:
-            assert self.codes is not None
-            return Int8Columns(native.Int8Weight(self.codes, self.channel_scale), x)
+            return TiledColumns((self._weight(),), x, shared(x, native.quantized))
         compute = self._packed if self.kernel == ONEDNN else self._expanded
         return lambda start, stop: compute(x, start, stop)
 
     def modulated_columns(
         self, x: Tensor, shift: Tensor, factor: Tensor, eps: float
-    ) -> "Int8Columns | None":
+    ) -> TiledColumns | None:
         """Columns of LayerNorm(x) * factor + shift, x (b, l, in); None where oneDNN multiplies."""
         if not self.is_tiled or x.dtype != torch.bfloat16:
             return None
-        assert self.codes is not None
         rows, length = x.reshape(-1, x.shape[-1]), x.shape[1]
         tiles = native.modulated(rows, factor, shift, length=length, eps=eps)
-        return Int8Columns(native.Int8Weight(self.codes, self.channel_scale), x, tiles)
+        return TiledColumns((self._weight(),), x, tiles)
+
+    def _weight(self) -> native.Int8Weight:
+        assert self.codes is not None
+        return native.Int8Weight(self.codes, self.channel_scale)
 
     def _packed(self, x: Tensor, start: int, stop: int) -> Tensor:
-        tokens = _shared(x, _read)
+        tokens = shared(x, _read)
         token_scale = tokens.scale.to(x.dtype)
         first = start // PACKED_AT_ONCE
         if (start, stop) == self._span(first):
@@ -155,61 +151,6 @@ class Int8Linear(nn.Module):
         return torch.cat(parts, dim=-1)
 
 
-@dataclass(frozen=True)
-class Int8Columns:
-    """Columns of our own product of x (…, k); in_cache.UsedUp says what may become of them.
-
-    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns. `tiles`, if given, is
-    what is multiplied in place of x.
-    """
-
-    weight: native.Int8Weight
-    x: Tensor
-    tiles: native.Tiles | None = None
-
-    def __call__(self, start: int, stop: int) -> Tensor:
-        """Columns from start to stop (…, stop - start)."""
-        low, high = native.whole_panels(start, stop)
-        product = native.int8_product(self._tiles(), self.weight.rows(low, high))
-        return product[:, start - low : stop - low].view(*self.x.shape[:-1], -1)
-
-    def turned(
-        self, span: tuple[int, int], scale: Tensor, *, turns: Tensor, eps: float
-    ) -> Tensor | None:
-        """Heads (b, l, n, d), normalised and turned."""
-        if not self._takes(*span, len(scale)) or len(scale) > native.MOST_HEAD:
-            return None
-        weight = self.weight.rows(*span)
-        made = native.int8_turned(self._tiles(), weight, scale, turns=turns, eps=eps)
-        return made.view(*self.x.shape[:-1], -1, len(scale))
-
-    def swiglu(self, start: int, value: in_cache.UsedUp, value_start: int, out: Tensor) -> bool:
-        """SiLU(gate) * value to out (b, l, dim)."""
-        dim, is_flat = out.shape[-1], len(out) == 1 or out.stride(0) == out.stride(1) * out.shape[1]
-        if not isinstance(value, Int8Columns) or value.x is not self.x:
-            return False
-        is_one = value.tiles is self.tiles and is_flat
-        if not is_one or not self._takes(start, value_start, dim):
-            return False
-        gate = self.weight.rows(start, start + dim)
-        other = value.weight.rows(value_start, value_start + dim)
-        native.int8_swiglu(self._tiles(), gate, other, out.view(-1, dim))
-        return True
-
-    def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
-        """x + gate * y, (b, l, n)."""
-        if not self._takes() or x.dtype != self.x.dtype:
-            return None
-        return native.int8_gated_sum(self._tiles(), self.weight, x, gate)
-
-    def _takes(self, *edges: int) -> bool:
-        is_plain = self.x.dtype == torch.bfloat16 and self.x.dim() == 3
-        return is_plain and all(edge % native.ROWS == 0 for edge in edges)
-
-    def _tiles(self) -> native.Tiles:
-        return _shared(self.x, native.quantized) if self.tiles is None else self.tiles
-
-
 def _pieces(parts: tuple[Weight, ...]) -> Iterator[Tensor]:
     """The rows of all parts, so many at a time that they are packed together."""
     count = sum(part.shape[0] for part in parts)
@@ -231,28 +172,3 @@ def _read(x: Tensor) -> Int8Rows:
     """Rows of x with codes as oneDNN's product takes them."""
     rows = quantized(x)
     return replace(rows, codes=as_read(rows.codes))
-
-
-class _Last(threading.local):
-    """What was quantised last, and how, while its tensor lives."""
-
-    of: "weakref.ref[Tensor] | None" = None
-    by: Callable[[Tensor], Any] | None = None
-    made: Any = None
-
-
-_last = _Last()
-
-
-def _shared(x: Tensor, quantize: Callable[[Tensor], Rows]) -> Rows:
-    """x's rows quantised once for all layers that read the same tensor one after the other."""
-    if _last.of is None or _last.of() is not x or _last.by is not quantize:
-        _last.made, _last.by = quantize(x.reshape(-1, x.shape[-1])), quantize
-        _last.of = weakref.ref(x, _forget)
-    made: Rows = _last.made
-    return made
-
-
-def _forget(reference: "weakref.ref[Tensor]") -> None:
-    if _last.of is reference:
-        _last.of = _last.by = _last.made = None
