@@ -1,4 +1,4 @@
-"""What int8 products by our own code end in: as near as the formulas over written columns."""
+"""What products by our own code end in: as near as the formulas over written columns."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,12 +13,25 @@ from kleinod.kernels import native
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models import in_cache
 from kleinod.models.in_cache import Columns
-from kleinod.models.products import TiledColumns
+from kleinod.models.products import JoinedLinear, TiledColumns
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Linear
 
-pytestmark = pytest.mark.skipif(not native.is_usable(), reason="no code of our own here")
 WIDTH, INNER = 256, 320
+
+
+@pytest.fixture(autouse=True, params=[native.AMX, native.AVX512])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that this processor knows, not the fastest alone."""
+    if not native.is_right(request.param):
+        pytest.skip(f"no {request.param}, or no C compiler built it")
+    monkeypatch.setattr(native, "kind", lambda: request.param)
+
+
+@pytest.fixture(params=["int8", "bfloat16", "joined"])
+def weight(request: pytest.FixtureRequest) -> str:
+    """What the columns are made of; joined: of several matrices."""
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +41,13 @@ def _without_gradients() -> Iterator[None]:
         yield
 
 
-def _columns(batch: int, length: int, inner: int) -> tuple[Columns, Columns]:
+def _columns(batch: int, length: int, inner: int, weight: str = "int8") -> tuple[Columns, Columns]:
     """The same columns twice: as they are used up, and as they are written."""
-    linear = Int8Linear((torch.randn(3 * WIDTH + 2 * INNER, inner).bfloat16() * inner**-0.5,))
+    matrix = torch.randn(3 * WIDTH + 2 * INNER, inner).bfloat16() * inner**-0.5
+    linear: torch.nn.Module = Int8Linear((matrix,))
+    if weight != "int8":
+        rows = [WIDTH, 2 * WIDTH, 2 * INNER] if weight == "joined" else [len(matrix)]
+        linear = JoinedLinear(matrix.split(rows))
     made = in_cache.columns(linear, torch.randn(batch, length, inner).bfloat16())
     assert isinstance(made.used_up, TiledColumns)
     return made, replace(made, used_up=None)
@@ -56,28 +73,28 @@ SIZES = [(1, 50, 256), (2, 37, 256), (1, 33, 4096)]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("head", [32, 64, 128])
-def test_heads_are_turned(size: tuple[int, int, int], head: int) -> None:
+def test_heads_are_turned(size: tuple[int, int, int], head: int, weight: str) -> None:
     scale, turns = _turning(size[1], head)
     _agree(
         lambda y: in_cache.turned(y.behind(WIDTH), WIDTH, scale, eps=1e-6, turns=turns),
-        _columns(*size),
+        _columns(*size, weight),
     )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("width", [0, 64])
-def test_swiglu(size: tuple[int, int, int], width: int) -> None:
+def test_swiglu(size: tuple[int, int, int], width: int, weight: str) -> None:
     beside = torch.randn(*size[:2], width).bfloat16() if width else None
     _agree(
         lambda y: in_cache.swiglu(y.behind(3 * WIDTH), y.behind(3 * WIDTH + INNER), INNER, beside),
-        _columns(*size),
+        _columns(*size, weight),
     )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("is_gated", [True, False])
-def test_gated_sum(size: tuple[int, int, int], is_gated: bool) -> None:
-    parts = _columns(*size)
+def test_gated_sum(size: tuple[int, int, int], is_gated: bool, weight: str) -> None:
+    parts = _columns(*size, weight)
     count = 3 * WIDTH + 2 * INNER
     wide = torch.randn(size[0], size[1] + 5, count).bfloat16()
     # as the transformer has them: a part of a longer stream, and a chunk of a modulation
@@ -176,7 +193,7 @@ def test_a_transformer_in_int8_is_as_near_as_without_these(
     counts = {"modulated": 6, "turned": 12, "swiglu": 6, "gated_sum": 10}
     assert Counter(calls) == ({} if is_floating else counts)
     monkeypatch.setattr(Int8Linear, "modulated_columns", lambda *_: None)
-    monkeypatch.setattr(in_cache, "UsedUp", type("Nothing", (), {}))
+    monkeypatch.setattr(TiledColumns, "_rows", lambda *_: None)
     plain = model(*given)
     errors = [((y - exact).float().norm() / exact.float().norm()).item() for y in (made, plain)]
     assert errors[1] > 1e-5 and abs(errors[0] - errors[1]) < 0.1 * errors[1]

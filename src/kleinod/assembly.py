@@ -194,7 +194,7 @@ def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore 
         facts.append("compiled")
     products = told(place.dtype, place.device)
     if products is not None:
-        facts.append(products)
+        facts.append(f"{products} {native.REVISION}")
     name = fingerprint([*encoder, paths.tokenizer], *facts, torch.__version__)
     return EmbeddingStore(folder / "embeddings", name)
 

@@ -128,12 +128,12 @@ NATIVE static inline __m512 exponential(__m512 x) {
     return _mm512_mask_mov_ps(power, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
 }
 
-/* e^x, the last bit aside. */
+/* e^x, the last bit aside; most are 0 or 1. */
 NATIVE static inline __m512 exact(__m512 x) {
     float each[16];
     _mm512_storeu_ps(each, x);
     for (int i = 0; i < 16; i++)
-        each[i] = expf(each[i]);
+        each[i] = each[i] < -104.0f ? 0.0f : each[i] == 0.0f ? 1.0f : expf(each[i]);
     return _mm512_loadu_ps(each);
 }
 
@@ -198,7 +198,7 @@ NATIVE static void add_values(
     for (long j = 0; j < a->columns / 32; j++) {
         struct operand v = {values + j * panels_of(a) * PAIR, PAIR, LINE, 0, {0, 0, 0}};
         float *sums = own->sums[some][j], *more = factor ? own->more : sums;
-        multiply_bfloat16(a->has_amx, &v, own->p[0], blocks, more, 1, &nowhere);
+        multiply_panel(a->has_amx, 0, &v, own->p[0], blocks, more, 1, &nowhere);
         for (int i = 0; i < SUMS && factor; i += 16) {
             __m512 before = _mm512_mul_ps(_mm512_load_ps(sums + i), factor[i / 256 % 2]);
             _mm512_store_ps(sums + i, _mm512_add_ps(before, _mm512_load_ps(more + i)));
@@ -217,7 +217,7 @@ NATIVE static void meet(
     const struct lines nowhere = {0, 0, 0};
     for (long i = 0; i < blocks; i++) {
         struct operand k = {keys + (first / 32 + i) * deep * PAIR, PAIR, LINE, 0, {0, 0, 0}};
-        multiply_bfloat16(a->has_amx, &k, own->q[some][0], deep, own->scores[i], 1, &nowhere);
+        multiply_panel(a->has_amx, 0, &k, own->q[some][0], deep, own->scores[i], 1, &nowhere);
     }
     leave_out(own, count);
     __m512 factor[HALVES];

@@ -14,7 +14,7 @@
 /* Where the sums go later: lines that are fetched for writing meanwhile. */
 struct lines {
     const uint8_t *first;
-    long stride, count; /* in bytes; none */
+    long stride, count; /* bytes between them, and how many; 0: they go nowhere */
 };
 
 NATIVE static inline void fetch(const struct lines *to, long i) {
@@ -65,6 +65,12 @@ struct pass {
     const uint8_t *next;   /* lines of x that come next */
 };
 
+static inline int32_t word(const uint8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return four;
+}
+
 #define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 
 #define LOAD(i)                                                                            \
@@ -82,7 +88,7 @@ struct pass {
     _mm512_store_si512(pass->sums + 16 * i, left##i);                                      \
     _mm512_store_si512(pass->sums + 256 + 16 * i, right##i);
 
-#define SPREAD(i) _mm512_set1_epi32(*(const int32_t *)((i < 4 ? upper : lower) + i % 4 * row))
+#define SPREAD(i) _mm512_set1_epi32(word((i < 4 ? upper : lower) + i % 4 * row))
 
 #define DOT_BFLOAT16(i)                                                                    \
     {                                                                                      \
@@ -133,18 +139,7 @@ PASS_BY_AVX512(pass_int8, DOT_INT8)
 #undef DOT_BFLOAT16
 #undef DOT_INT8
 
-/* -128 times the sums of 32 rows of w over deep tiles. */
-NATIVE static inline void start_from(const uint8_t *w, long deep, int32_t starts[32]) {
-    for (int i = 0; i < 32; i++) {
-        __m512i sums = _mm512_setzero_si512();
-        for (long t = 0; t < deep; t++)
-            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128),
-                                       _mm512_load_si512(w + t * PAIR + i * LINE));
-        starts[i] = -_mm512_reduce_add_epi32(sums);
-    }
-}
-
-/* Rows of w that will be wanted soon, `stride` bytes apart. */
+/* Rows of w that will be wanted soon, `stride` bytes apart; at most four are fetched. */
 struct ahead {
     const uint8_t *first;
     long stride, rows;
@@ -180,22 +175,14 @@ NATIVE static void multiply_by_avx512(
     }
 }
 
-NATIVE static inline void multiply_bfloat16(
-    int has_amx, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
-    const struct lines *to)
+NATIVE static inline void multiply_panel(
+    int has_amx, int is_int8, const struct operand *w, const uint8_t *x, long deep, float *sums,
+    int is_first, const struct lines *to)
 {
-    if (has_amx)
-        tiles_bfloat16(w->w, x, deep, sums, is_first, to);
-    else
-        multiply_by_avx512(0, w, x, deep, sums, is_first, to);
-}
-
-NATIVE static inline void multiply_int8(
-    int has_amx, const struct operand *w, const uint8_t *x, long deep, float *sums, int is_first,
-    const struct lines *to)
-{
-    if (has_amx)
+    if (!has_amx)
+        multiply_by_avx512(is_int8, w, x, deep, sums, is_first, to);
+    else if (is_int8)
         tiles_int8(w->w, x, deep, sums, is_first, to);
     else
-        multiply_by_avx512(1, w, x, deep, sums, is_first, to);
+        tiles_bfloat16(w->w, x, deep, sums, is_first, to);
 }

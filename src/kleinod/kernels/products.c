@@ -156,6 +156,17 @@ static struct operand rows_of(const struct product *p, int is_int8, long arm, lo
         w + (row * p->depth + k) * LINE, LINE, p->depth * LINE, 0, {0, 0, 0}};
 }
 
+/* -128 times the sums of 32 rows of w over deep tiles. */
+NATIVE static void start_from(const uint8_t *w, long deep, int32_t starts[32]) {
+    for (int i = 0; i < 32; i++) {
+        __m512i sums = _mm512_setzero_si512();
+        for (long t = 0; t < deep; t++)
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128),
+                                       _mm512_loadu_si512(w + t * PAIR + i * LINE));
+        starts[i] = -_mm512_reduce_add_epi32(sums);
+    }
+}
+
 /* Of the 32 rows that come next, deep tiles each, a part for each of the blocks of x. */
 static struct ahead part_of(
     const struct operand *next, int is_int8, long deep, long b, long blocks)
@@ -164,16 +175,16 @@ static struct ahead part_of(
     return (struct ahead){next->w + run * stride, stride, (b + 1) * 32 / blocks - run};
 }
 
-/* Columns of out from the n-th on, as panels of 32 rows of w. */
+/* Columns of out from the n-th on, as panels of 32 rows of w; and those that this thread will
+   probably have next. */
 struct share {
-    long n, panels;
+    long n, panels, next;
 };
 
-/* All rows of out in a share of its columns; from `after` on lie those that come next. The sums of a
-   whole group are there when it is written: of gate and value, or of all columns of a head. */
+/* All rows of out in a share of its columns. The sums of a whole group are there when it is
+   written: of gate and value, or of all columns of a head. */
 NATIVE static void columns(
-    const struct product *p, int is_int8, const struct share *own, long after, uint8_t *copy,
-    float *sums)
+    const struct product *p, int is_int8, const struct share *own, uint8_t *copy, float *sums)
 {
     long most = deepest(is_int8), blocks = (p->m + 31) / 32, arms = arms_of(p);
     long group = group_of(p) * arms, count = own->panels * arms, is_split = p->depth > most;
@@ -181,7 +192,7 @@ NATIVE static void columns(
     for (long k = 0; k < p->depth; k += most) {
         long deep = k + most < p->depth ? most : p->depth - k;
         int is_last = k + deep == p->depth;
-        long then = is_last ? after : own->n;
+        long then = is_last ? own->next : own->n;
         for (long i = 0; i < count; i++) {
             struct operand w = rows_of(p, is_int8, i % arms, own->n + 32 * (i / arms), k);
             if (is_int8 && !p->has_amx)
@@ -197,19 +208,16 @@ NATIVE static void columns(
                 float *sum = sums + (is_split ? b * count + i : i % group) * SUMS;
                 struct lines to = {at(p, 32 * b, column), stride_of(p), is_last ? rows : 0};
                 struct operand w = rows_of(p, is_int8, i % arms, column, k);
-                if (next < p->n) {
+                if (next < p->n && !p->has_amx) {
                     struct operand wanted =
                         rows_of(p, is_int8, i % arms, next, is_last ? 0 : k + deep);
                     w.soon = part_of(&wanted, is_int8, deep, b, blocks);
                 }
-                if (is_int8) {
+                if (is_int8 && !p->has_amx)
                     w.starts = starts + 32 * i;
-                    multiply_int8(p->has_amx, &w, x, deep, sum, k == 0, &to);
-                } else {
-                    if (p->has_amx)
-                        w.w = copy + i * deep * PAIR;
-                    multiply_bfloat16(p->has_amx, &w, x, deep, sum, k == 0, &to);
-                }
+                else if (!is_int8 && p->has_amx)
+                    w.w = copy + i * deep * PAIR;
+                multiply_panel(p->has_amx, is_int8, &w, x, deep, sum, k == 0, &to);
                 if (is_last && (i + 1) % group == 0)
                     finish(p, sum - (group - 1) * SUMS, 32 * b, column - 32 * (group / arms - 1));
             }
@@ -217,21 +225,22 @@ NATIVE static void columns(
     }
 }
 
-/* Takes the next share that is nobody's, from *free on: as much as a cache holds, and little where
-   little is left, so that no thread waits long for the others. Whole heads. */
+/* Takes the next share that is nobody's, from *free on: as much as a cache holds, and enough shares
+   for every thread to get some; without AMX less and less towards the end, so that none waits long
+   for the others (with AMX x's way through the cache would cost more). Whole heads. */
 static struct share taken(const struct product *p, int is_int8, long *free) {
-    long unit = 32 * group_of(p), most = kept(p, is_int8) / arms_of(p) / unit * unit;
+    long unit = 32 * group_of(p), most = kept(p, is_int8) / arms_of(p) / unit * unit, mine, left;
     most = most < unit ? unit : most;
-    struct share mine;
 #pragma omp critical(kleinod_shares)
     {
-        long rows = (p->n - *free) / (2 * p->threads) / unit * unit;
-        rows = rows < unit ? unit : rows < most ? rows : most;
-        mine.n = *free;
-        *free += rows;
-        mine.panels = ((*free < p->n ? *free : p->n) - mine.n) / 32;
+        mine = *free;
+        left = p->has_amx ? p->n : p->n - mine;
+        left = (left / (2 * p->threads) + unit - 1) / unit * unit;
+        left = left < unit ? unit : left < most ? left : most;
+        *free += left;
     }
-    return mine;
+    long end = mine + left < p->n ? mine + left : p->n;
+    return (struct share){mine, (end - mine) / 32, mine + p->threads * left};
 }
 
 /* The whole product. A core that is slowed by others takes fewer of the shares. */
@@ -243,10 +252,9 @@ NATIVE static void multiply(const struct product *p, int is_int8) {
         configure(p->has_amx, &before);
         uint8_t *copy = p->scratch + omp_get_thread_num() * size;
         float *sums = (float *)(copy + COPY);
-        for (struct share next, own = taken(p, is_int8, &free); own.n < p->n; own = next) {
-            next = taken(p, is_int8, &free);
-            columns(p, is_int8, &own, next.n, copy, sums);
-        }
+        struct share own = taken(p, is_int8, &free);
+        for (; own.n < p->n; own = taken(p, is_int8, &free))
+            columns(p, is_int8, &own, copy, sums);
         restore(p->has_amx, &before);
     }
 }

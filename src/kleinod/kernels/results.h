@@ -22,7 +22,7 @@ struct product {
     const uint8_t *w;   /* bfloat16: rows; int8: for each 32 rows, `depth` pairs of tiles */
     const uint8_t *value; /* SWIGLU: w of the other factor */
     void *out;          /* bfloat16, or float32 from int8 if is_wide */
-    uint8_t *scratch;   /* threads * scratch_bytes */
+    uint8_t *scratch;   /* threads * kleinod_scratch_bytes */
     const float *w_scale, *x_scale, *value_scale; /* int8: of each column and row of out */
     const uint16_t *added;          /* GATED_SUM: rows like out's */
     const uint16_t *gate;           /* one row for each picture, or null: a plain sum */

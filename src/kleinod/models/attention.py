@@ -8,8 +8,6 @@ without our code it is plain products whose scores are rounded to bfloat16. Know
 blocks.
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,9 +44,8 @@ def inexact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _by_products(q, k, v) if is_fit else attention(q, k, v)
 
 
-@cache
 def has_slow_kernel() -> bool:
-    """Whether this CPU multiplies bfloat16, but not in its attention."""
+    """Whether this CPU multiplies bfloat16, but not in PyTorch's attention, without ours."""
     if native.is_usable() or torch.cpu._is_amx_tile_supported():
         return False
     return bool(torch.cpu._is_avx512_bf16_supported())

@@ -2,8 +2,10 @@
 
 A pass over a whole tensor runs at the speed of memory, and a block has thirty of them. So rows are
 normalised, turned and scaled a few at a time. Every number is computed in the same order and
-rounded at the same places: the result has the same bits (tests/test_in_cache.py), for widths that
-are a multiple of 32, as all are: what is left of a row is computed by other instructions.
+rounded at the same places: with PyTorch's products the result has the same bits
+(tests/test_in_cache.py), for widths that are a multiple of 32, as all are: what is left of a row is
+computed by other instructions. Our own products (kernels/results.h) may end in these formulas,
+rounded at the same places, where a few sums have another order.
 
 oneDNN's matrix products stay whole: how it sums a product's terms depends on its shape, and a
 product of some of the columns differs in the last bit. Where that is not so (int8, whose sums are
@@ -32,8 +34,8 @@ _COLUMNS_AT_ONCE = 1536
 class UsedUp(Protocol):
     """Columns of a product that end in a formula of this module, and are written nowhere.
 
-    In modes that round elsewhere: the formula's sums have another order. Columns are counted from
-    the first of the product; every method says by None or False that it does not take the case.
+    A few of its numbers have another last bit. Columns are counted from the first of the product;
+    every method says by None or False that it does not take the case.
     """
 
     def turned(

@@ -1,7 +1,7 @@
 """Tensor functions that more than one component computes.
 
-Each has its plain formula here. On the CPU without gradients the same numbers, bit for bit, are
-computed piece by piece (models/in_cache.py): there a whole tensor is slow to pass over, not to
+Each has its plain formula here. On the CPU without gradients the same numbers are computed piece by
+piece (models/in_cache.py, which says how nearly): there a whole tensor is slow to pass over, not to
 compute.
 """
 

@@ -75,7 +75,7 @@ def tiled(linear: nn.Module, x: Tensor) -> "TiledColumns | None":
     matrices = weights(linear)
     if not matrices or not all(_fills_tiles(matrix) for matrix in matrices):
         return None
-    return TiledColumns(matrices, x, shared(x, native.tiled))
+    return TiledColumns(matrices, x.shape[:-1], shared(x, native.tiled))
 
 
 def piecewise(x: Tensor) -> Callable[[Tensor, Tensor], None]:
@@ -106,15 +106,17 @@ def _fills_tiles(part: Tensor) -> bool:
 
 
 class TiledColumns:
-    """Columns of our own product of x (…, k); in_cache.UsedUp says what may become of them.
+    """Columns of our own product of x (shape, k); in_cache.UsedUp says what may become of them.
 
-    That takes bfloat16 numbers, x (b, l, k) and whole panels of 32 columns of one weight. `tiles`
-    is what is multiplied, once for all columns that will be asked for; the weights (n, k) lie one
-    below the other.
+    That takes bfloat16 numbers, a shape (b, l) and whole panels of 32 columns of one weight.
+    `tiles` is what is multiplied, once for all columns that will be asked for; the weights (n, k)
+    lie one below the other.
     """
 
-    def __init__(self, parts: tuple[native.Weight, ...], x: Tensor, tiles: native.Tiles) -> None:
-        self.parts, self.shape, self.tiles = parts, x.shape[:-1], tiles
+    def __init__(
+        self, parts: tuple[native.Weight, ...], shape: torch.Size, tiles: native.Tiles
+    ) -> None:
+        self.parts, self.shape, self.tiles = parts, shape, tiles
 
     def whole(self) -> Tensor:
         """All columns (…, n)."""
@@ -156,6 +158,7 @@ class TiledColumns:
 
     def gated_sum(self, x: Tensor, gate: Tensor | None) -> Tensor | None:
         """x + gate * y, (b, l, n)."""
+        assert x.shape[-1] == sum(map(len, self.parts))
         weight = self._rows(0, x.shape[-1])
         if weight is None or x.dtype != self.tiles.dtype:
             return None
@@ -187,7 +190,10 @@ Made = TypeVar("Made")
 
 
 def shared(x: Tensor, make: Callable[[Tensor], Made]) -> Made:
-    """make(rows of x), once for all layers that read the same tensor one after the other."""
+    """make(rows of x), once for all layers that read the same tensor one after the other.
+
+    Nobody may write to x in between.
+    """
     if _last.of is None or _last.of() is not x or _last.by is not make:
         _last.made, _last.by = make(x.reshape(-1, x.shape[-1])), make
         _last.of = weakref.ref(x, _forget)

@@ -9,7 +9,6 @@ memory and no time.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +28,10 @@ _EXPANDED_AT_ONCE = 512
 _NUMBERS_AT_ONCE = 2**18
 
 
-@cache
 def kernel(device_type: str) -> str:
     """What multiplies int8 matrices on a device, where their sizes allow it."""
-    tiled = f"{native.kind()} int8" if device_type == "cpu" and native.is_usable() else None
-    return tiled or _without_tiles(device_type)
+    is_tiled = device_type == "cpu" and native.is_usable()
+    return f"{native.kind()} int8" if is_tiled else _without_tiles(device_type)
 
 
 def _without_tiles(device_type: str) -> str:
@@ -102,19 +100,19 @@ class Int8Linear(nn.Module):
     def columns(self, x: Tensor) -> Callable[[int, int], Tensor]:
         """A function of start and stop that computes those columns of the output."""
         if self.is_tiled:
-            return TiledColumns((self._weight(),), x, shared(x, native.quantized))
+            return TiledColumns((self._weight(),), x.shape[:-1], shared(x, native.quantized))
         compute = self._packed if self.kernel == ONEDNN else self._expanded
         return lambda start, stop: compute(x, start, stop)
 
     def modulated_columns(
         self, x: Tensor, shift: Tensor, factor: Tensor, eps: float
     ) -> TiledColumns | None:
-        """Columns of LayerNorm(x) * factor + shift, x (b, l, in); None where oneDNN multiplies."""
+        """Columns of LayerNorm(x) * factor + shift, x (b, l, in); None if that is no part of it."""
         if not self.is_tiled or x.dtype != torch.bfloat16:
             return None
         rows, length = x.reshape(-1, x.shape[-1]), x.shape[1]
         tiles = native.modulated(rows, factor, shift, length=length, eps=eps)
-        return TiledColumns((self._weight(),), x, tiles)
+        return TiledColumns((self._weight(),), x.shape[:-1], tiles)
 
     def _weight(self) -> native.Int8Weight:
         assert self.codes is not None
