@@ -164,8 +164,8 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
     # a laptop's processor convolves bfloat16 numbers hundreds of times slower
     dtype = product_dtype(place.dtype, place.device) if is_autoencoder else place.dtype
     made = plan.filled(home, dtype, quantize=quantize)
-    if is_autoencoder and place.quantization and place.device.type == "cpu":
-        # twice as fast there, and rounded otherwise
+    if is_autoencoder and place.device.type == "cpu" and _sums_otherwise(place):
+        # up to twice as fast there, and summed in another order
         nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
     if place.quantization and isinstance(made, Transformer):
         made.use_attention(inexact)
@@ -178,6 +178,12 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
     if place.is_compiled and place.device.type == "cuda" and place.policy == "all":
         graphs.record_forward(made, place.device)
     return made
+
+
+def _sums_otherwise(place: _Place) -> bool:
+    """Whether a mode's sums have another order than PyTorch's anyway (docs/decisions, 4)."""
+    own = native.AMX, native.AVX512
+    return bool(place.quantization) or told(place.dtype, place.device) in own
 
 
 def _store(paths: ModelPaths, info: ModelInfo, place: _Place) -> EmbeddingStore | None:
