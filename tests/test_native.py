@@ -131,7 +131,7 @@ def test_attention_has_pytorchs_bits_but_for_the_order_of_sums(shape: tuple[int,
     assert torch.equal(made, native.attention(q, k, v).flatten(2))
     heads = (x.transpose(1, 2) for x in (q, k, v))
     plain = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    # 1 of 1,000 seen, without AMX; with an exponential that is more exact than PyTorch's, 60
+    # 1 of 1,000 seen, without AMX; with an exponential that is more exact than PyTorch's, 160
     assert (made != plain).float().mean() < 0.01
 
 

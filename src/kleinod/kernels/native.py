@@ -25,6 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kleinod.kernels.structures import Attention, Product, Rows
+
 # bytes of a pair of tiles and of a tile's row, and rows of a pair
 _PAIR, _LINE, ROWS = 2048, 64, 32
 _COUNT, _POINTER = ctypes.c_long, ctypes.c_void_p
@@ -33,51 +35,12 @@ AMX, AVX512 = "amx", "avx512"
 CHOICE = "KLEINOD_KERNELS"
 # changes with the last bits of results, which must not be taken for each other
 REVISION = 2
-_STRIDES = ("token", "head")
 # columns of a head that its attention has room for
 _MOST_COLUMNS = 128
 # columns of a head that a product can turn
 MOST_HEAD = 128
 # results.h: what becomes of a product; a plain one is 0
 _GATED_SUM, _SWIGLU, _TURNED = 1, 2, 3
-
-
-class _Product(ctypes.Structure):
-    """results.h's struct product."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("x", "w", "value", "out", "scratch")),
-        *((name, _POINTER) for name in ("w_scale", "x_scale", "value_scale")),
-        *((name, _POINTER) for name in ("added", "gate", "norm", "turns")),
-        *((name, _COUNT) for name in ("m", "n", "depth")),
-        *((name, _COUNT) for name in ("out_stride", "added_stride", "gate_stride")),
-        *((name, _COUNT) for name in ("head", "length", "then", "is_wide", "has_amx", "threads")),
-        ("eps", ctypes.c_float),
-    )
-
-
-class _Rows(ctypes.Structure):
-    """products.c's struct rows."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("x", "tiles", "scale", "codes", "wide")),
-        *((name, _POINTER) for name in ("factor", "shift")),
-        *((name, _COUNT) for name in ("stride", "m", "depth", "modulation_stride")),
-        *((name, _COUNT) for name in ("length", "is_float", "has_amx", "threads")),
-        ("eps", ctypes.c_float),
-    )
-
-
-class _Attention(ctypes.Structure):
-    """attention.c's struct attention."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("q", "k", "v", "out", "tiles", "scratch")),
-        *((name, _COUNT) for name in ("length", "heads", "columns")),
-        *((f"{name}_{each}", _COUNT) for name in ("q", "k", "v", "out") for each in _STRIDES),
-        *((name, _COUNT) for name in ("has_amx", "threads")),
-        ("scale", ctypes.c_float),
-    )
 
 
 def is_usable() -> bool:
@@ -231,7 +194,7 @@ def modulated(x: Tensor, factor: Tensor, shift: Tensor, *, length: int, eps: flo
 
 
 def _quantized(x: Tensor, **more: Tensor | float) -> Tiles:
-    """`more` are fields of _Rows; those that are not given are null."""
+    """`more` are fields of Rows; those that are not given are null."""
     x, (num_rows, columns) = _with_plain_rows(x), x.shape
     depth, threads = columns // _LINE, torch.get_num_threads()
     memory = _aligned(-(-num_rows // ROWS) * depth * _PAIR)
@@ -241,7 +204,7 @@ def _quantized(x: Tensor, **more: Tensor | float) -> Tiles:
     if "has_amx" not in given:
         given["has_amx"] = _has_amx()
     how = {"is_float": x.dtype == torch.float32, "threads": threads}
-    arguments = _Rows(**_plain(given), **sizes, **how)
+    arguments = Rows(**_plain(given), **sizes, **how)
     _code().kleinod_quantize_pack(ctypes.byref(arguments))
     return Tiles(memory, num_rows, columns, x.dtype, scale)
 
@@ -338,7 +301,7 @@ def _operands(x: Tiles, weight: Weight) -> tuple[Tensor, Tensor | int]:
 
 
 def _multiply(x: Tiles, weight: Weight, out: Tensor, **more: Tensor | float) -> None:
-    """`more` are fields of _Product; those that are not given are null."""
+    """`more` are fields of Product; those that are not given are null."""
     assert out.dtype == x.dtype and out.stride(1) == 1
     assert out.shape == (x.num_rows, len(weight))
     code, threads, is_int8 = _code(), torch.get_num_threads(), x.scale is not None
@@ -351,7 +314,7 @@ def _multiply(x: Tiles, weight: Weight, out: Tensor, **more: Tensor | float) -> 
         given["has_amx"] = _has_amx()
     sizes = {"m": x.num_rows, "n": out.shape[1], "depth": x.depth, "out_stride": out.stride(0)}
     is_wide = out.dtype == torch.float32
-    arguments = _Product(**_plain(given), **sizes, is_wide=is_wide, threads=threads)
+    arguments = Product(**_plain(given), **sizes, is_wide=is_wide, threads=threads)
     (code.kleinod_int8 if is_int8 else code.kleinod_bfloat16)(ctypes.byref(arguments))
 
 
@@ -377,7 +340,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     tiles = _aligned(code.kleinod_attention_bytes(length, heads, columns))
     scratch = _scratch(threads * code.kleinod_attention_scratch_bytes())
     for rows in zip(q, k, v, out, strict=True):
-        arguments = _Attention(
+        arguments = Attention(
             *(x.data_ptr() for x in (*rows, tiles, scratch)),
             *(length, heads, columns),
             *(stride for x in rows for stride in x.stride()[:2]),
