@@ -241,7 +241,9 @@ def test_it_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize("choice", ["", "amx", "avx512", "off", "fast"])
-def test_it_is_chosen(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_chosen(
+    choice: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The fastest that is right, or the one that is named; nothing else is even tried."""
     tried: list[str] = []
     monkeypatch.setattr(native, "_known", lambda: [native.AMX, native.AVX512])
@@ -250,7 +252,9 @@ def test_it_is_chosen(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = native.kind.__wrapped__()
     expected = {"": ([native.AMX, native.AVX512], native.AVX512), "amx": ([native.AMX], None)}
     expected["avx512"] = ([native.AVX512], native.AVX512)
-    assert (tried, found) == expected.get(choice, ([], None))
+    expected["fast"], expected["off"] = expected[""], ([], None)
+    assert (tried, found) == expected[choice]
+    assert ("'fast' is none of off, amx, avx512" in caplog.text) == (choice == "fast")
 
 
 @pytest.mark.parametrize(

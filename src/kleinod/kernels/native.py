@@ -15,6 +15,7 @@ where a small product is not right, `kind` is None and the callers use PyTorch.
 
 import ctypes
 import importlib.machinery
+import logging
 import os
 import sys
 import threading
@@ -30,9 +31,10 @@ from kleinod.kernels.structures import Attention, Product, Rows
 # bytes of a pair of tiles and of a tile's row, and rows of a pair
 _PAIR, _LINE, ROWS = 2048, 64, 32
 _COUNT, _POINTER = ctypes.c_long, ctypes.c_void_p
+_log = logging.getLogger(__name__)
 AMX, AVX512 = "amx", "avx512"
 # the environment may name one of both, or say off
-CHOICE = "KLEINOD_KERNELS"
+CHOICE, _OFF = "KLEINOD_KERNELS", "off"
 # changes with the last bits of results, which must not be taken for each other
 REVISION = 2
 # columns of a head that its attention has room for
@@ -55,6 +57,9 @@ def kind() -> str | None:
     KLEINOD_KERNELS in the environment may say off, or name the one that is wanted.
     """
     chosen = os.environ.get(CHOICE, "").lower()
+    if chosen not in ("", _OFF, AMX, AVX512):
+        _log.warning("%s: %r is none of off, amx, avx512; it is left out", CHOICE, chosen)
+        chosen = ""
     return next((kind for kind in _known() if chosen in (kind, "") and is_right(kind)), None)
 
 
