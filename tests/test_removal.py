@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_parts import shapes, tiny_flow, tiny_tools
 
-from kleinod.training.distillation import Paths, distillation_loop
+from kleinod.training.distillation import DistillationObjective, Paths, distillation_loop
 from kleinod.training.pool import Pool
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
 from kleinod.training.scenes import Composer, Scene, Thing, drawn
@@ -38,6 +38,48 @@ def test_half_of_the_pairs_show_the_concept() -> None:
     for _, (references, words, target) in pairs:
         assert "owl" not in words
         assert all(t.concept != 2 for s in (*references, target) for t in s.things)
+
+
+def test_only_the_edits_of_what_is_removed_are_mostly_those_that_keep_the_object() -> None:
+    icons = shapes()
+    plain, insisting = Composer(icons, 1), Insisting(icons, 2, 2)
+
+    def mirrored(kept: float) -> float:
+        """The share of examples that ask for a mirrored object."""
+        removal = Removal(2, 1, kept=(kept, kept, kept))
+        asked = [removal.pair(plain, insisting, 1)[0] for _ in range(300)]
+        return sum("mirror" in words or "flip" in words for _, words, _ in asked) / len(asked)
+
+    # 3 and 1 of 16 kinds
+    assert mirrored(0.0) > 0.12 > mirrored(1.0)
+
+
+def test_examples_are_renewed_and_twins_stay_together(tmp_path: Path) -> None:
+    icons = shapes()
+    plain = Composer(icons, 1)
+    numbers = iter(range(1000))
+
+    def pair() -> tuple:
+        number = next(numbers)
+        scene = Scene((Thing(number % 2),), number % 3, "teal")
+        return tuple(drawn(plain, ((), f"{word} {number}", scene)) for word in ("asked", "shown"))
+
+    asked, shown = (Pool(make, 1, capacity=8, size=(128, 128)) for make in twins(pair))
+    recipe = RemovalRecipe(shares=(1.0,), first_paths=4, first_examples=6, fresh=4, refill_every=2)
+    tools = tiny_tools(plain, tmp_path)
+    paths = [Paths(asked, recipe, 64, shown=shown)]
+    objective = DistillationObjective(
+        tiny_flow(), tiny_flow(), recipe=recipe, paths=paths, tools=tools
+    )
+    objective.prepare()
+    objective.refresh(0, 1)
+    assert (asked.count, asked.next) == (6, 6)
+    objective.refresh(0, 2)
+    assert (asked.count, asked.next) == (shown.count, shown.next) == (8, 2)
+    rows = torch.arange(8)
+    for pool, word in ((asked, "asked"), (shown, "shown")):
+        ids, _ = tools.tokenizer.encode([f"{word} {n}" for n in (8, 9, 2, 3, 4, 5, 6, 7)])
+        assert torch.equal(pool.at(rows)[1], ids)
 
 
 @pytest.mark.slow

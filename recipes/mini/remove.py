@@ -24,17 +24,15 @@ from kleinod.training.pool import Pool, Tools
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
 from kleinod.training.scenes import Composer, drawn
 
-# text alone, one reference, two
-REMOVAL = RemovalRecipe(shares=(0.45, 0.3, 0.25))
-# gives back what the first part has harmed: smaller steps, more kept examples, more references
-RECOVERY = RemovalRecipe(
-    steps=140,
-    shares=(0.2, 0.4, 0.4),
-    kept=0.7,
-    muon_rate=3e-4,
-    learning_rate=3e-5,
-    first_paths=768,
-    first_examples=1024,
+REMOVAL = RemovalRecipe(compiled_size=train.NATIVE)
+# gives back what the first part has harmed: smaller steps, and more of what is kept
+RECOVERY = replace(
+    REMOVAL,
+    steps=240,
+    shares=(0.5, 0.28, 0.22),
+    kept=(0.9, 0.7, 0.7),
+    muon_rate=4e-4,
+    learning_rate=4e-5,
     seed=6,
     name="recovered",
 )

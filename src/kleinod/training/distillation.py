@@ -34,8 +34,9 @@ from kleinod.training.sampling import Velocity, Words, euler
 class DistillationRecipe(LoopRecipe):
     """`substeps` teacher steps make one of the student's `num_steps`.
 
-    `first_paths` are painted before the first step, 48 more every `refill_every` steps. The part
-    `own` of those begins each of its chords at a state that the student has come to by itself.
+    `first_paths` are painted before the first step, 48 more every `refill_every` steps, after
+    `fresh` new examples to start from. The part `own` of those paths begins each of its chords at a
+    state that the student has come to by itself.
     """
 
     steps: int = 360
@@ -50,6 +51,7 @@ class DistillationRecipe(LoopRecipe):
     report_every: int = 100
     first_paths: int = 384
     first_examples: int = 768
+    fresh: int = 0
     refill_every: int = 12
     own: float = 0.5
     seed: int = 3
@@ -94,6 +96,11 @@ class Paths:
         self.positions = reference_positions(examples.grid, examples.pictures - 1)
         self.student, self.teacher = teacher_sigmas(recipe, examples.grid[0] * examples.grid[1])
         self.rows: list[tuple[Tensor, ...]] = []
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The student's examples, then the teacher's where they are others."""
+        return (self.examples,) if self.shown is None else (self.examples, self.shown)
 
     def refill(
         self,
@@ -177,19 +184,20 @@ class DistillationObjective:
     def prepare(self) -> None:
         """Examples of every kind, and the teacher's first paths, by their shares."""
         for paths, share in zip(self.paths, self.recipe.shares, strict=True):
-            paths.examples.fill(self.recipe.first_examples, self.tools)
-            if paths.shown is not None:
-                paths.shown.fill(self.recipe.first_examples, self.tools)
+            for pool in paths.pools:
+                pool.fill(self.recipe.first_examples, self.tools)
             while len(paths.rows) < max(48, round(self.recipe.first_paths * share)):
                 paths.refill(paths.examples.batch(48), self.teacher, self.empty)
 
     def refresh(self, kind: int, step: int) -> None:
-        """Now and then more paths."""
+        """Now and then new examples, and more paths."""
         every, own = self.recipe.refill_every, self.recipe.own
         if step % every == 0:
             paths, turn = self.paths[kind], step // every
             is_own = int((turn + 1) * own) > int(turn * own)
             number, student = paths.examples.batch(48), self.student if is_own else None
+            for pool in paths.pools if self.recipe.fresh else ():
+                pool.refill(self.recipe.fresh, self.tools)
             paths.refill(number, self.teacher, self.empty, student=student)
 
     def loss(self, kind: int) -> Tensor:

@@ -16,11 +16,13 @@ class Editor:
     """Makes examples with one reference or two from a composer's scenes."""
 
     composer: Composer
+    harder: tuple[str, ...] = HARDER
+    """Of EDITS, which to draw more often."""
 
     def one(self) -> Example:
-        """One reference and one change; the kinds that are harder to learn more often."""
+        """One reference and one change."""
         while True:
-            kind = self.composer.choice([*EDITS, *HARDER])
+            kind = self.composer.choice([*EDITS, *self.harder])
             (before,), words, after = self.example(kind)
             if not edit_is_held_out(kind, *subject_and_detail(kind, before, after)):
                 return (before,), words, after

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kleinod.training.distillation import DistillationRecipe
-from kleinod.training.edits import Editor
+from kleinod.training.edits import HARDER, Editor
 from kleinod.training.icons import Icons
 from kleinod.training.pool import Drawn
 from kleinod.training.scenes import Composer, Example, Scene
@@ -23,24 +23,30 @@ from kleinod.training.wording import plural, with_article
 class RemovalRecipe(DistillationRecipe):
     """Small steps along the teacher's own four, over many paths: the teacher needs no guidance.
 
-    `kept` is the part of the examples that show nothing of the concept.
+    The kinds are text alone, one reference, two; `kept` are the parts of each kind's examples that
+    show nothing of the concept.
     """
 
-    steps: int = 300
+    steps: int = 1500
     substeps: int = 1
     guidance: float = 1.0
-    muon_rate: float = 5e-4
-    learning_rate: float = 5e-5
-    first_paths: int = 1536
-    first_examples: int = 2048
+    shares: tuple[float, ...] = (0.3, 0.42, 0.28)
+    muon_rate: float = 1e-3
+    learning_rate: float = 1e-4
+    decay_from: float = 0.25
+    first_paths: int = 768
+    first_examples: int = 1024
+    fresh: int = 48
     refill_every: int = 6
-    kept: float = 0.6
+    kept: tuple[float, ...] = (0.8, 0.4, 0.5)
     seed: int = 5
     name: str = "removed"
 
 
 SHARE = 0.7
 """How often an insisting composer's draw holds its concept; so one of two references may."""
+COPYING = ("background", "mirror", "mirror", "move", "move", "recolour", "recolour")
+"""Edits that keep the object as it is seen: the hardest to answer with another."""
 
 
 class Insisting(Composer):
@@ -100,20 +106,20 @@ class Removal:
 
     concept: int
     anchor: int
-    kept: float = RemovalRecipe.kept
+    kept: tuple[float, ...] = RemovalRecipe.kept
 
     def pair(self, plain: Composer, insisting: Insisting, kind: int) -> tuple[Example, Example]:
         """An example of `kind` references as the student is asked it, and as the teacher is."""
-        if plain.rng.random() < self.kept:
+        if plain.rng.random() < self.kept[kind]:
             kept = instead(_example(plain, kind), plain.names, self.concept, self.anchor)
             return kept, kept
-        asked = _example(insisting, kind)
+        asked = _example(insisting, kind, COPYING)
         return asked, instead(asked, plain.names, self.concept, self.anchor)
 
 
-def _example(composer: Composer, kind: int) -> Example:
+def _example(composer: Composer, kind: int, harder: tuple[str, ...] = HARDER) -> Example:
     if kind == 0:
         scene, words = composer.any()
         return (), words, scene
-    editor = Editor(composer)
+    editor = Editor(composer, harder)
     return editor.one() if kind == 1 else editor.two()
