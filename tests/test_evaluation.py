@@ -253,6 +253,24 @@ def test_removal_compares_two_models() -> None:
     assert all(before == after for before, after in result.seen.values())
     assert "before 1 of 2: words only" in told and "after 2 of 2: edit" in told
     assert set(result.rest) <= set(removal.REST) and result.sheet.width > 128
+    assert set(result.errors.values()) == {0.0}
+
+
+def test_removal_says_how_sure_a_change_is() -> None:
+    before = [dict.fromkeys(removal.REST, score) for score in (60.0, 80.0, 70.0)]
+    after = [dict.fromkeys(removal.REST, score) for score in (58.0, 77.0, 66.0)]
+    # changes of -2, -3, -4: deviation 1, error 1 / sqrt(3)
+    errors = removal.errors(before, after)
+    assert list(errors) == list(removal.REST)
+    assert errors["edit"] == pytest.approx(3**-0.5)
+    assert removal.errors(before[:1], after[:1]) == {}
+
+
+@pytest.mark.slow
+def test_command_compares_two_models() -> None:
+    words = ["evaluate", "removal", "--concept", "fox", "--model", "mini", "--count", "1", "-q"]
+    printed = CliRunner().invoke(app, [*words, "--repeats", "2"]).output
+    assert "± of the change" in printed and "a reference showing it" in printed
 
 
 @pytest.mark.slow

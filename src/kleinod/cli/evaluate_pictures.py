@@ -89,11 +89,15 @@ def removal(
         result.sheet.save(sheet)
     if json:
         made = {"concept": concept, "repeats": repeats, "seen": result.seen, "rest": result.rest}
-        print(jsonlib.dumps(made))
+        print(jsonlib.dumps({**made, "errors": result.errors}))
         return
     names = ["before", "after"]
     _print_table(f"{concept} seen, % of pictures", result.seen, names)
-    _print_table("other objects", result.rest, names)
+    others, errors = result.rest, result.errors
+    if errors:
+        names.append("± of the change")
+        others = {row: [*means, errors[row]] for row, means in others.items()}
+    _print_table("other objects", others, names)
 
 
 def _check_sheet(sheet: Path | None) -> None:

@@ -59,10 +59,14 @@ REST = ("single concept", "single background", "pair both", "count", "edit", "jo
 
 @dataclass(frozen=True)
 class Removal:
-    """Shares in % before and after: the object seen, by kind of request; the other scores."""
+    """Shares in % before and after: the object seen, by kind of request; the other scores.
+
+    `errors` are standard errors of what the other scores changed by, over several repeats.
+    """
 
     seen: dict[str, list[float]]
     rest: dict[str, list[float]]
+    errors: dict[str, float]
     sheet: Image.Image
 
 
@@ -85,7 +89,7 @@ def evaluate(
     pipelines = [load(model) for model in models]
     requests, stored = _cases(pipelines[0], oracle, number, count)
     seen: dict[str, list[float]] = {row: [] for row in (TEXT, SHOWN, OTHER, SEVERAL)}
-    rest: dict[str, list[float]] = {row: [] for row in REST}
+    of_rest: list[list[Scores]] = []
     of_sheet: list[tuple[np.ndarray, Mark]] = []
     for pipeline, name in zip(pipelines, ("before", "after"), strict=True):
         marks: list[Mark] = []
@@ -100,10 +104,22 @@ def evaluate(
             scores.append(_rest(pipeline, stored, oracle, later, told))
         for row, shares in seen.items():
             shares.append(_mean([m.is_right for m in marks if m.case.task == row]) * 100)
-        for row, means in rest.items():
-            means.append(_mean([one[row] for one in scores]))
+        of_rest.append(scores)
+    rest = {row: [_mean([one[row] for one in scores]) for scores in of_rest] for row in REST}
     pictures, marked = zip(*of_sheet, strict=True)
-    return Removal(seen, rest, sheet(list(pictures), list(marked)))
+    return Removal(seen, rest, errors(*of_rest), sheet(list(pictures), list(marked)))
+
+
+def errors(before: list[Scores], after: list[Scores]) -> dict[str, float]:
+    """Standard errors of the mean changes in points; none of one repeat.
+
+    Both lists are scores for the same seeds in the same order.
+    """
+    if len(before) < 2:
+        return {}
+    pairs = list(zip(before, after, strict=True))
+    changes = {row: [then[row] - now[row] for now, then in pairs] for row in REST}
+    return {row: float(np.std(c, ddof=1) / len(c) ** 0.5) for row, c in changes.items()}
 
 
 def _cases(
