@@ -8,6 +8,7 @@ import torch
 from training_parts import shapes, tiny_flow, tiny_tools
 
 from kleinod.training.distillation import DistillationObjective, Paths, distillation_loop
+from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
 from kleinod.training.scenes import Composer, Scene, Thing, drawn
@@ -80,6 +81,41 @@ def test_examples_are_renewed_and_twins_stay_together(tmp_path: Path) -> None:
     for pool, word in ((asked, "asked"), (shown, "shown")):
         ids, _ = tools.tokenizer.encode([f"{word} {n}" for n in (8, 9, 2, 3, 4, 5, 6, 7)])
         assert torch.equal(pool.at(rows)[1], ids)
+
+
+def _removal_loop(steps: int, folder: Path) -> Loop:
+    """A tiny one that renews its examples at every step, reporting at every second."""
+    torch.manual_seed(0)
+    icons = shapes()
+    plain = Composer(icons, 1)
+    insisting, removal = Insisting(icons, plain.rng, 2), Removal(2, 1)
+
+    def pair() -> tuple:
+        return tuple(drawn(plain, example) for example in removal.pair(plain, insisting, 1))
+
+    asked, shown = (Pool(make, 2, capacity=8, size=(128, 128)) for make in twins(pair))
+    recipe = RemovalRecipe(
+        steps=steps, batch=4, warmup=1, decay_from=0.99, report_every=2, shares=(1.0,)
+    )
+    recipe = replace(recipe, first_paths=4, first_examples=4, fresh=2, refill_every=1)
+    return distillation_loop(
+        tiny_flow(),
+        tiny_flow(),
+        recipe,
+        paths=[Paths(asked, recipe, 96, shown=shown)],
+        tools=tiny_tools(plain, folder),
+        folder=folder,
+    )
+
+
+def test_removal_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole, first = (_removal_loop(steps, tmp_path / name) for steps, name in ((4, "a"), (2, "b")))
+    whole.run()
+    first.run()
+    second = _removal_loop(4, tmp_path / "b")
+    second.run()
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name]), name
 
 
 @pytest.mark.slow

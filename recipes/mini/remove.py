@@ -42,7 +42,8 @@ def twin_paths(
     removal: Removal, recipe: RemovalRecipe, plain: Composer, icons: Icons
 ) -> list[Paths]:
     """Text, one reference, two references: as they are asked, and as the teacher sees them."""
-    insisting = Insisting(icons, recipe.seed + 1, removal.concept)
+    # one generator for both: its state is what a checkpoint keeps
+    insisting = Insisting(icons, plain.rng, removal.concept)
     made = []
     for references in range(3):
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from kleinod.training.distillation import DistillationRecipe
 from kleinod.training.edits import HARDER, Editor
 from kleinod.training.icons import Icons
@@ -52,7 +54,7 @@ COPYING = ("background", "mirror", "mirror", "move", "move", "recolour", "recolo
 class Insisting(Composer):
     """A composer most of whose draws hold one concept."""
 
-    def __init__(self, icons: Icons, seed: int, concept: int) -> None:
+    def __init__(self, icons: Icons, seed: int | np.random.Generator, concept: int) -> None:
         super().__init__(icons, seed)
         self.concept = concept
 

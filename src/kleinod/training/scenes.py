@@ -60,9 +60,9 @@ Example = tuple[tuple[Scene, ...], str, Scene]
 
 
 class Composer:
-    """Draws scenes and words them, from one random generator."""
+    """Draws scenes and words them, from one random generator: its own, or one that it shares."""
 
-    def __init__(self, icons: Icons, seed: int) -> None:
+    def __init__(self, icons: Icons, seed: int | np.random.Generator) -> None:
         self.rng = np.random.default_rng(seed)
         self.names = icons.names
         self._pictures = {
