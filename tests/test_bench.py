@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.bench import random_model
 from kleinod.bench.chart import COLOURS, PAPER, drawn
 from kleinod.bench.comparison import Comparison, Engine, summarised
@@ -124,7 +124,7 @@ def _made(model: RandomModel, folder: Path | None) -> list[Path]:
         facts = json.loads((path / "kleinod.json").read_text())
         own = facts | {"text_layers": [1, 2, 3], "max_text_tokens": 32}
         (path / "kleinod.json").write_text(json.dumps(own))
-        result = kleinod.load(path, device="cpu").generate("a fox", width=64, height=64, seed=1)
+        result = load_sampler(path, device="cpu").generate("a fox", width=64, height=64, seed=1)
         assert result.images[0].image.size == (64, 64)
     assert seen == sorted(seen) and (not seen or seen[-1] == 1.0)
     return [path] if path.exists() else []

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
 from kleinod.errors import InputError
 from kleinod.training.finetune import read_recipe
@@ -97,7 +97,7 @@ def test_documented_configuration_trains_mini(pictures: Path) -> None:
     assert done.exit_code == 0, done.output
     folder = pictures.parent / "my-model"
     assert done.output.splitlines()[-1] == str(folder)
-    trained, plain = kleinod.load(folder, device="cpu"), kleinod.load("mini", device="cpu")
+    trained, plain = load_sampler(folder, device="cpu"), load_sampler("mini", device="cpu")
     weights = [p.residents.use("transformer").img_in.weight.float() for p in (trained, plain)]
     assert not torch.equal(*weights)
     torch.testing.assert_close(*weights, atol=0.05, rtol=0.05)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.config import TransformerConfig
 from kleinod.kernels import native
 from kleinod.latents import image_position_ids, text_position_ids
@@ -277,9 +277,9 @@ def test_a_processor_that_has_it_in_vain_is_told(
     monkeypatch.setattr(native, "_library", lambda: library)
     monkeypatch.setenv("KLEINOD_KERNELS", choice)
     with caplog.at_level(logging.INFO, logger="kleinod"):
-        kleinod.load("mini", device="cpu")
+        load_sampler("mini", device="cpu")
         assert not caplog.messages
-        kleinod.load("mini", device="cpu", dtype="bfloat16")
+        load_sampler("mini", device="cpu", dtype="bfloat16")
     assert caplog.messages == [f"products are slower than they could be: {reason}"]
 
 

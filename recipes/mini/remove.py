@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import train
 
-import kleinod
-from kleinod.pipeline import Pipeline
+from kleinod.assembly import load_sampler
+from kleinod.sampler import Sampler
 from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.finetune import trainable, write
@@ -60,7 +60,7 @@ def twin_paths(
 
 def trained(
     student: Flow,
-    mini: Pipeline,
+    mini: Sampler,
     *,
     recipe: RemovalRecipe,
     icons: Icons,
@@ -93,7 +93,7 @@ def main() -> None:
     concepts = names.index(concept), names.index(arguments.anchor)
     slug = concept.replace(" ", "-")
     folder = train.RUN / f"removal-{slug}"
-    mini = kleinod.load("mini", device="cpu", dtype="float32", residency="all")
+    mini = load_sampler("mini", device="cpu", dtype="float32", residency="all")
     student = trainable(mini)
     for recipe in (replace(REMOVAL, steps=arguments.steps), RECOVERY):
         loop = trained(student, mini, recipe=recipe, icons=icons, concepts=concepts, folder=folder)

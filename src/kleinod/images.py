@@ -6,12 +6,14 @@ tensor is made, so that a bad reference is refused at once.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -34,11 +36,40 @@ BROKEN_FILE = (
 )
 
 
+@dataclass(frozen=True)
+class OpenedReference:
+    """A decoded reference and the file it came from, if any."""
+
+    image: Image.Image
+    data: bytes | None
+    format_name: str | None
+    name: str
+
+
+def open_reference(source: Any, *, default_name: str = "reference") -> OpenedReference:  # noqa: ANN401
+    if isinstance(source, OpenedReference):
+        return source
+    if isinstance(source, bytes):
+        with Image.open(io.BytesIO(source), formats=READABLE_FORMATS) as opened:
+            return OpenedReference(
+                _read(opened, default_name), source, str(opened.format), default_name
+            )
+    if isinstance(source, Image.Image):
+        return OpenedReference(load_image(source), None, None, default_name)
+    image = load_image(source)
+    with Image.open(source) as opened:
+        return OpenedReference(
+            image, Path(source).read_bytes(), str(opened.format), Path(source).name
+        )
+
+
 def load_image(source: str | Path | Image.Image) -> Image.Image:
     """An RGB picture; the first frame of an animation, turned as EXIF says. Raises InputError.
 
     Transparent pixels are laid over white, 16 bits become 8 at the same brightness.
     """
+    if isinstance(source, OpenedReference):
+        return source.image
     if isinstance(source, Image.Image):
         return _read(source, "the picture given")
     try:

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from kleinod import catalog
-from kleinod.assembly import load
+from kleinod.assembly import load_sampler
 from kleinod.errors import InputError
-from kleinod.pipeline import Pipeline
 from kleinod.request import Components
+from kleinod.sampler import Sampler
 from kleinod.training.export import export
 from kleinod.training.flow import Flow
 from kleinod.training.flow_stage import FlowRecipe, flow_loop
@@ -104,41 +104,41 @@ def finetune(
 ) -> Path:
     """Train, or go on where it was stopped; returns the finished model's folder."""
     items = read_folder(Path(recipe.data))
-    pipeline = load(recipe.model, device=recipe.device or None, residency="all")
-    if pipeline.info.is_distilled:
+    sampler = load_sampler(recipe.model, device=recipe.device or None, residency="all")
+    if sampler.info.is_distilled:
         _log.warning(
             "%s is distilled to few steps, and training it as a flow blurs that; take its base "
             "model and distil afterwards, or train few steps",
-            pipeline.info.name,
+            sampler.info.name,
         )
     rng = np.random.default_rng(recipe.seed)
     pools, shares = folder_pools(items, rng, recipe.max_pixels)
-    flow = trainable(pipeline, getattr(torch, recipe.weights))
+    flow = trainable(sampler, getattr(torch, recipe.weights))
     flow.text_encoder.requires_grad_(recipe.trains == "all")
-    tools = Tools(rng, pipeline.residents.use("autoencoder").float(), pipeline.tokenizer)
+    tools = Tools(rng, sampler.residents.use("autoencoder").float(), sampler.tokenizer)
     recipe = replace(recipe, shares=shares)
     loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
     loop.on_progress = progress
     loop.run()
     folder = Path(recipe.output)
     if loop.rank == 0:
-        values, name = loop.whole_average(), f"{pipeline.info.name}, fine-tuned"
-        write(pipeline, values, model=recipe.model, folder=folder, name=name)
+        values, name = loop.whole_average(), f"{sampler.info.name}, fine-tuned"
+        write(sampler, values, model=recipe.model, folder=folder, name=name)
     return folder
 
 
-def trainable(pipeline: Pipeline, dtype: torch.dtype = torch.float32) -> Flow:
-    """Copies of the pipeline's text encoder and transformer. Raises InputError."""
-    flow = _empty(pipeline)
+def trainable(sampler: Sampler, dtype: torch.dtype = torch.float32) -> Flow:
+    """Copies of the sampler's text encoder and transformer. Raises InputError."""
+    flow = _empty(sampler)
     for name in ("transformer", "text_encoder"):
-        _fill(getattr(flow, name), pipeline.residents.use(name), name)
-    return flow.to(pipeline.device, dtype)
+        _fill(getattr(flow, name), sampler.residents.use(name), name)
+    return flow.to(sampler.device, dtype)
 
 
-def _empty(pipeline: Pipeline) -> Flow:
-    """A flow of the pipeline's size, untrained."""
-    text_encoder = pipeline.residents.use("text_encoder")
-    transformer = pipeline.residents.use("transformer")
+def _empty(sampler: Sampler) -> Flow:
+    """A flow of the sampler's size, untrained."""
+    text_encoder = sampler.residents.use("text_encoder")
+    transformer = sampler.residents.use("transformer")
     return Flow(transformer.config, text_encoder.config, text_encoder.layers_read)
 
 
@@ -153,19 +153,19 @@ def _fill(module: nn.Module, loaded: nn.Module, name: str) -> None:
 
 
 def write(
-    pipeline: Pipeline,
+    sampler: Sampler,
     values: dict[str, torch.Tensor],
     *,
     model: str,
     folder: Path,
     name: str,
 ) -> None:
-    """A folder of `model`, the pipeline's, with other weights of transformer and text encoder."""
-    done = _empty(pipeline)
+    """A folder of `model`, the sampler's, with other weights of transformer and text encoder."""
+    done = _empty(sampler)
     done.load_state_dict(values)
     tokenizer = model_paths(catalog.find(model), Components()).tokenizer
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]:
         shutil.copy2(file, folder / "tokenizer" / file.name)
-    stated = replace(pipeline.info, name=name)
-    export(done, pipeline.residents.use("autoencoder"), folder, stated)
+    stated = replace(sampler.info, name=name)
+    export(done, sampler.residents.use("autoencoder"), folder, stated)
