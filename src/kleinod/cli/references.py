@@ -9,6 +9,7 @@ from kleinod.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.images import OpenedReference
     from kleinod.provenance.manifest import Reference as Ingredient
 
 
@@ -17,8 +18,13 @@ class Reference:
     """A picture file and what is in it, 8-bit RGB."""
 
     path: Path
-    image: "Image.Image"
+    opened: "OpenedReference"
     number: int
+
+    @property
+    def image(self) -> "Image.Image":
+        """Its pixels."""
+        return self.opened.image
 
     def as_ingredient(self, *, is_private: bool) -> "Ingredient":
         """For the manifest: the file as it is, so that its own manifest is kept."""
@@ -30,15 +36,15 @@ class Reference:
 
 def load_references(paths: list[Path]) -> list[Reference]:
     """Each file read whole. Raises InputError with its name."""
-    return [Reference(path, _image(path), index) for index, path in enumerate(paths, start=1)]
+    return [Reference(path, _opened(path), index) for index, path in enumerate(paths, start=1)]
 
 
-def _image(path: Path) -> "Image.Image":
+def _opened(path: Path) -> "OpenedReference":
     from kleinod import images  # late: numpy and Pillow's decoders, for editing only
 
-    picture = images.load_image(path)
+    opened = images.open_reference(path)
     try:
-        images.prepare_reference(picture)
+        images.prepared_size(*opened.image.size)
     except InputError as error:
         raise InputError(f"{error} ({path})") from error
-    return picture
+    return opened
