@@ -22,6 +22,7 @@ from kleinod import images, latents, sampling
 from kleinod.catalog import ModelInfo
 from kleinod.embeddings import EmbeddingCache
 from kleinod.errors import InputError, NumericalError
+from kleinod.images import OpenedReference
 from kleinod.keywords import check_keywords
 from kleinod.memory import memory_told
 from kleinod.models.tokenizer import Tokenizer
@@ -135,7 +136,7 @@ class Sampler:
         info, guidance = self.info, request.guidance_scale
         _check_guidance(request, info)
         references = tuple(
-            images.prepare_reference(images.load_image(source), max_pixels=info.default_size**2)
+            images.prepare_reference(_decoded(source), max_pixels=info.default_size**2)
             for source in request.references
         )
         width, height = _size(request, references, info)
@@ -276,6 +277,10 @@ def not_finite(index: int, dtype: torch.dtype) -> NumericalError:
     if dtype != torch.float32:
         remedy = "try dtype float32"
     return NumericalError(f"step {index}: latents are not finite; {remedy}")
+
+
+def _decoded(source: Any) -> Image.Image:  # noqa: ANN401 - as in ImageRequest
+    return source.image if isinstance(source, OpenedReference) else images.load_image(source)
 
 
 def _size(

@@ -3,11 +3,11 @@
 ImageRequest -- check --> CheckedRequest -- prepare (sampler, files) --> PreparedRequest
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kleinod import images
 from kleinod.errors import InputError, ModeratedError
@@ -162,17 +162,21 @@ def prepare(
     )
 
 
-def open_references(sources: Sequence[object]) -> tuple[OpenedReference, ...]:
+def open_references(sources: Sequence[Any]) -> tuple[OpenedReference, ...]:
     """Read and decode each reference once, and check its size. Raises InputError with its name."""
     return tuple(_open_reference(source, number) for number, source in enumerate(sources, start=1))
 
 
-def _open_reference(source: object, number: int) -> OpenedReference:
-    opened = images.open_reference(source, default_name=f"reference {number}")
+def _open_reference(source: Any, number: int) -> OpenedReference:  # noqa: ANN401 - anything
+    if isinstance(source, OpenedReference):
+        opened = source
+    else:
+        name = None if isinstance(source, str | os.PathLike) else f"reference {number}"
+        opened = images.open_reference(source, name=name)
     try:
         images.prepared_size(*opened.image.size)
     except InputError as error:
-        where = source if isinstance(source, str | Path) else opened.name
+        where = source if isinstance(source, str | os.PathLike) else opened.name
         raise InputError(f"{error} ({where})") from error
     return opened
 

@@ -1,0 +1,184 @@
+"""References from wherever they are: files, bytes, file objects, arrays, pictures in memory.
+
+`open_reference` reads a file exactly once, so that its pixels and its manifest are of the same
+bytes. Every mistake is an InputError of one line: `FIELD: cannot read NAME (reason); remedy`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from kleinod.errors import InputError
+from kleinod.images import decoding
+from kleinod.images.decoding import FileLimits, Header, PictureError
+
+
+class BinaryFile(Protocol):
+    """An object with `read`, opened in binary mode."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes."""
+
+
+Source: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image"
+    " | np.ndarray[Any, Any]"
+)
+
+
+@dataclass(frozen=True)
+class ReferenceLimits(FileLimits):
+    """What one reference may be; the defaults are those of the command and of Python."""
+
+    max_bytes: int = 2**29
+
+
+@dataclass(frozen=True)
+class OpenedReference:
+    """A reference as it looks, 8-bit sRGB, and the file that it came in, if it came in one.
+
+    image may be smaller than the file says: see `decoding`.
+    """
+
+    image: Image.Image
+    data: bytes | None = field(repr=False)
+    format_name: str | None
+    name: str
+
+
+COMMAND_LIMITS = ReferenceLimits()
+_ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array (height, width, 3)"
+
+
+def load_image(source: Source) -> Image.Image:
+    """An RGB picture; the first frame of an animation, turned as EXIF says. Raises InputError.
+
+    Colours are converted to sRGB, transparent pixels are laid over white, 16 bits become 8 at the
+    same brightness. Over 16 megapixels it is reduced to between 4 and 16.
+    """
+    return open_reference(source).image
+
+
+def open_reference(
+    source: Source,
+    *,
+    name: str | None = None,
+    limits: ReferenceLimits = COMMAND_LIMITS,
+    field: str = "reference_images",
+) -> OpenedReference:
+    """Read a reference once: its pixels, and the bytes and format of its file. Raises InputError.
+
+    name: what the manifest may call it; the file's name if there is one. field: what a message
+    begins with.
+    """
+    try:
+        if isinstance(source, Image.Image | np.ndarray):
+            image = decoding.to_rgb(_picture(source))
+            return OpenedReference(image, None, None, name or "picture")
+        data = _read(source, limits.max_bytes)
+        image, header = decoding.decode(data, limits)
+        return OpenedReference(image, data, header.format_name, name or _title(source))
+    except PictureError as error:
+        raise _refusal(error, field, _label(source, name)) from error
+
+
+def check_header(data: bytes, *, limits: ReferenceLimits, field: str) -> Header:
+    """Format, size and mode of a file, before anything is decoded. Raises InputError."""
+    try:
+        return decoding.read_header(data, limits)
+    except PictureError as error:
+        raise _refusal(error, field, None) from error
+
+
+def _refusal(error: PictureError, field: str, label: str | None) -> InputError:
+    verb = f"cannot read {label}" if label else "cannot be read"
+    return InputError(f"{field}: {verb} ({error.reason}); {error.remedy}")
+
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """A regular file whole; a pipe or a device has no end that is known. Raises PictureError."""
+    try:
+        # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(os.path.expanduser(path), flags), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+                raise PictureError(f"{kind}, not a regular file", "give a picture file")
+            return _within(file.read, max_bytes)
+    except OSError as error:
+        raise PictureError(error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL in the name
+        raise PictureError(str(error)) from error
+
+
+def _within(read: Callable[[int], object], max_bytes: int) -> bytes:
+    data = read(max_bytes + 1)
+    if not isinstance(data, bytes):
+        raise PictureError("its read gives no bytes", "open the file in binary mode, 'rb'")
+    if len(data) > max_bytes:
+        raise PictureError(f"over the limit of {max_bytes} bytes", "make it smaller")
+    return data
+
+
+def _read(source: object, max_bytes: int) -> bytes:
+    """The bytes of a source that is a file or holds one. Raises PictureError."""
+    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
+        raise PictureError("a URL is not a file", "download it, then give the file's path")
+    if isinstance(source, str | os.PathLike):
+        return read_file(source, max_bytes=max_bytes)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _within(io.BytesIO(source).read, max_bytes)
+    read = getattr(source, "read", None)
+    if not callable(read):
+        raise PictureError(f"{type(source).__name__} is no picture", f"give {_ACCEPTED}")
+    try:
+        seek = getattr(source, "seek", None)
+        if callable(seek) and getattr(source, "seekable", lambda: False)():
+            seek(0)
+        return _within(read, max_bytes)
+    except (OSError, ValueError, TypeError) as error:
+        raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _picture(source: Image.Image | np.ndarray[Any, Any]) -> Image.Image:
+    """Raises PictureError for an array that is no picture."""
+    if isinstance(source, Image.Image):
+        return source
+    is_shaped = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3, 4))
+    if source.dtype != np.uint8 or not is_shaped or source.size == 0:
+        shape = " x ".join(map(str, source.shape))
+        raise PictureError(
+            f"an array of {source.dtype}, {shape}", "give uint8 of (height, width, 3), 0 to 255"
+        )
+    return Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source)
+
+
+def _label(source: object, name: str | None) -> str | None:
+    """What a message calls the source; None where it has no name."""
+    if isinstance(source, str | os.PathLike):
+        return shown(os.fspath(source))
+    if name:
+        return shown(name)
+    return "the picture given" if isinstance(source, Image.Image) else None
+
+
+def _title(source: object) -> str:
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return Path(path).name if isinstance(path, str | os.PathLike) else "picture"
+
+
+def shown(text: str | bytes) -> str:
+    """A name on one line, without control characters, cut to a length."""
+    text = os.fsdecode(text)
+    letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:200])
+    return "".join(letters) + ("…" if len(text) > 200 else "")
