@@ -13,7 +13,9 @@ import kleinod
 ROOT = Path(kleinod.__file__).parent
 # A module or folder imports only what stands above it here (and, in a folder, its neighbours).
 ORDER = (
+    "version",
     "errors",
+    "extras",
     "request",
     "config",
     "catalog",

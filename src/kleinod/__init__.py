@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kleinod.version import __version__
+
 if TYPE_CHECKING:
     from kleinod.assembly import load
     from kleinod.catalog import ModelInfo
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from kleinod.pipeline import Pipeline
     from kleinod.request import Components, Request
 
-__version__ = "0.1.0"
 __all__ = [
     "Components",
     "InputError",
@@ -28,6 +29,7 @@ __all__ = [
     "Pipeline",
     "Request",
     "WeightsError",
+    "__version__",
     "load",
 ]
 

@@ -14,7 +14,6 @@ where a small product is not right, `kind` is None and the callers use PyTorch.
 """
 
 import ctypes
-import importlib.machinery
 import logging
 import os
 import sys
@@ -106,14 +105,11 @@ def why_unused() -> str | None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_native{suffix}")
-        if path.exists():
-            try:
-                return ctypes.CDLL(str(path))
-            except OSError:
-                return None
-    return None
+    # setup.py: it is no Python module, so its name has no version of Python
+    try:
+        return ctypes.CDLL(str(Path(__file__).with_name("_native.so")))
+    except OSError:  # there is none, or it is another platform's
+        return None
 
 
 @cache
