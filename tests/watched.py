@@ -91,7 +91,9 @@ def watched(folder: Path, *arguments: str, **variables: str) -> Iterator[Watched
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "temporary"),
         "AUDIT_LOG": str(folder / "audit.log"),
-        "PYTHONPATH": os.pathsep.join([str(folder / "hook"), str(Path(kleinod.__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(folder / "hook"), str(Path(kleinod.__file__).parents[1])]
+        ),
     }
     command = [*_tracer(folder / "strace.log"), sys.executable, *arguments]
     with subprocess.Popen(

@@ -99,7 +99,7 @@ def why_unused() -> str | None:
     if not known or known[0] == kind():
         return None
     if _library() is None:
-        return "kleinod was installed without a C compiler"
+        return "kleinod was built without a C compiler"
     return f"{CHOICE} is {chosen}" if chosen else f"the system refuses {known[0]}"
 
 

@@ -46,7 +46,8 @@ def _onnxruntime() -> Any:  # noqa: ANN401 - a module without types
     and a queue of events under ~/.cache/Microsoft, and sends them later. Its own switch,
     disable_telemetry_events(), comes too late. Where CI is set, it is silent by itself.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if not os.environ.get("ORT_DISABLE_TELEMETRY"):  # an empty value means on
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # late: it takes a tenth of a second
 
     return onnxruntime
