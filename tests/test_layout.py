@@ -13,9 +13,11 @@ import kleinod
 ROOT = Path(kleinod.__file__).parent
 # A module or folder imports only what stands above it here (and, in a folder, its neighbours).
 ORDER = (
+    "version",
     "errors",
     "paths",
     "keywords",
+    "extras",
     "request",
     "config",
     "catalog",

@@ -261,7 +261,7 @@ def test_it_is_chosen(
     ("choice", "library", "reason"),
     [
         ("off", object(), "KLEINOD_KERNELS is off"),
-        ("", None, "kleinod was installed without a C compiler"),
+        ("", None, "kleinod was built without a C compiler"),
         ("", object(), "the system refuses amx"),
     ],
 )

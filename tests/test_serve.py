@@ -46,7 +46,7 @@ def test_port_in_use_is_one_line() -> None:
 
 def test_missing_extra_is_one_line() -> None:
     result = run(code="sys.modules['fastapi'] = None")
-    _is_one_line(result, r"serve: the package fastapi is missing; run `pip install 'kleinod\[serve")
+    _is_one_line(result, r"serve: the package fastapi is missing; run `pip install '\.\[serve\]'")
 
 
 @pytest.mark.slow

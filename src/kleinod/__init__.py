@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from kleinod.version import __version__
+
 if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
     from kleinod.errors import (
@@ -29,8 +31,6 @@ if _TYPE_CHECKING:
     from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, GeneratedImage
     from kleinod.session.pipeline import Pipeline, Result, Step, load
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "BlockedImage": "session",
@@ -86,6 +86,7 @@ __all__ = [
     "SigningError",
     "Step",
     "WeightsError",
+    "__version__",
     "load",
 ]
 
@@ -98,4 +99,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from kleinod import __version__, catalog
+from kleinod import catalog
 from kleinod.models.products import told
 from kleinod.provenance.receipt import SCHEMA, ProvenanceOptions, Receipt, pixels_sha256
 from kleinod.quantization import int8
 from kleinod.request import Components, ResolvedRequest
 from kleinod.sampler import Sampler
+from kleinod.version import __version__
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import model_paths

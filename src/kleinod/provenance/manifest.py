@@ -14,7 +14,6 @@ from typing import Any
 
 from PIL import Image
 
-from kleinod import __version__
 from kleinod.errors import InputError, KleinodError, SigningError
 from kleinod.provenance import frame
 from kleinod.provenance import receipt as receipts
@@ -22,6 +21,7 @@ from kleinod.provenance.authority import Identity, trusted
 from kleinod.provenance.container import MIME
 from kleinod.provenance.ingredients import Ingredient
 from kleinod.provenance.receipt import Receipt
+from kleinod.version import __version__
 
 GENERATOR = "kleinod"
 RECEIPT_LABEL = "io.kleinod.receipt"

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kleinod.extras import install_remedy
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,7 @@ class Curves:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self._is_off = True
-                _log.info("no TensorBoard here (pip install 'kleinod[train]'); JSON lines only")
+                _log.info("no TensorBoard, only JSON lines: %s", install_remedy("train"))
                 return None
             self._writer = SummaryWriter(str(self.folder))
         return self._writer
