@@ -7,11 +7,11 @@ import errno
 import hashlib
 import itertools
 import os
-import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from kleinod import fileio
 from kleinod.errors import InputError
 from kleinod.provenance.container import FORMATS
 
@@ -93,13 +93,8 @@ def _free(path: Path, number: int, *, always_numbered: bool = False) -> Path:
 
 def write(path: Path, data: bytes) -> str:
     """Write a file whole or not at all; its SHA-256. Raises InputError."""
-    part = path.with_name(f".kleinod-{secrets.token_hex(8)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
+        fileio.write_atomic(path, data)
     except OSError as error:
         raise InputError(_unwritable(path, error)) from error
-    finally:
-        part.unlink(missing_ok=True)
     return hashlib.sha256(data).hexdigest()
