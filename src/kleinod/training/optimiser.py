@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from kleinod.errors import NumericalError
+from kleinod.models.products import product_dtype
 from kleinod.training import sharding
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix (m, n) with its singular values drawn near 1, in bfloat16."""
-    x = matrix.bfloat16()
+    """The matrix (m, n) with its singular values drawn near 1.
+
+    In bfloat16, which suffices here, or in what the device multiplies in its place.
+    """
+    x = matrix.to(product_dtype(torch.bfloat16, matrix.device))
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
