@@ -18,6 +18,7 @@ ORDER = (
     "paths",
     "keywords",
     "extras",
+    "fileio",
     "request",
     "config",
     "catalog",
@@ -55,6 +56,7 @@ ORDER = (
 # What the command line needs before it paints.
 WITHOUT_TORCH = (
     "errors",
+    "fileio",
     "request",
     "config",
     "catalog",

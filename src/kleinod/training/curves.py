@@ -24,9 +24,13 @@ class Curves:
         """A point of each curve."""
         writer = self._opened()
         if writer is not None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            try:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
+            except OSError as error:  # a full disk: curves must not end a run
+                self._is_off, self._writer = True, None
+                _log.warning("TensorBoard's curves cannot be written (%s); JSON lines only", error)
 
     def add_sheet(self, step: int, path: Path) -> None:
         """A sheet of pictures that was just painted."""
