@@ -9,19 +9,36 @@ TORCH ?=
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: picture test quick lint docs dist clean
+# what opens a file in the desktop's own program
+OPEN := $(if $(filter Darwin,$(shell uname)),open,xdg-open)
+
+.PHONY: picture test quick lint docs dist clean system_packages
 
 # Paints with the built-in model; needs nothing but Python, and installs no test tools.
+# A terminal that can shows the picture. The prompt may hold any letter: the shell reads no code in it.
+picture: export PROMPT := $(PROMPT)
 picture: $(VENV)/.installed
-	$(BIN)/kleinod generate "$(PROMPT)" --seed 7 --output picture.png
+	@$(BIN)/kleinod generate "$$PROMPT" --seed 7 --output picture.png --show
+	@echo
+	@echo "The picture is in picture.png; open it: $(OPEN) picture.png"
+	@echo "Try next:"
+	@echo "  make picture PROMPT=\"an owl on a green background\""
+	@echo "  $(BIN)/kleinod generate \"change the background to yellow\" -r picture.png -o yellow.png"
+	@echo "  $(BIN)/kleinod verify picture.png"
 
-# Everything that needs no accelerator.
-test: lint
-	$(BIN)/python -m pytest -m "not gpu"
+# Everything that needs no accelerator. The C compiler must be there before the package is installed.
+test: system_packages
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -q -m "not gpu"
+	@echo "The tests passed; make picture paints a picture."
 
 # Under two minutes on two cores.
 quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+# What tests need and pip cannot install: Chromium, PostgreSQL, a C compiler; where this user may.
+system_packages:
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tests/install_system_packages.sh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

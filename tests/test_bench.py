@@ -359,7 +359,7 @@ def test_a_stopped_bench_leaves_no_process_and_no_folder(
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(kind)
-    assert process.communicate(timeout=120)[1] == "stopped\n" and process.returncode == 130
+    assert process.communicate(timeout=300)[1] == "stopped\n" and process.returncode == 130
     assert list(tmp_path.iterdir()) == []
     assert not [pid for pid in _processes() if tmp_path.name in _environment(pid)]
 

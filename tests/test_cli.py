@@ -385,7 +385,7 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
         assert letter, drawn
         drawn += letter
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == "" and error.endswith("stopped\n") and "Traceback" not in error
     assert list(folder.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -485,7 +486,10 @@ def test_every_request_ends_once_in_a_tumult(pipeline: Sampler) -> None:
     clients = [threading.Thread(target=client, args=(engine, n)) for n in range(4)]
     for thread in clients:
         thread.start()
-    threading.Event().wait(1)
+    deadline = time.monotonic() + SECONDS
+    while len(ends) <= 20 or engine.stats().pictures_total < 5:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
     engine.close(finish=False)
     for thread in clients:
         thread.join(SECONDS)

@@ -17,6 +17,8 @@ from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from kleinod.provenance.facts import ModelFile
     from kleinod.sampler import Sampler
     from kleinod.session import CheckedRequest, GeneratedImage
@@ -35,6 +37,7 @@ class _Written:
     """What --json says of each file, and why other pictures were not written."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
+    pictures: "list[Image.Image]" = field(default_factory=list)
     blocked: list[ModeratedError] = field(default_factory=list)
 
 
@@ -55,6 +58,8 @@ def generate(options: GenerateOptions) -> None:
         _print_json(options, _summary(sampler, written, timings))
     elif not options.quiet:
         _print_report(options, written.files, timings)
+    if options.show and not options.json:
+        _show(written.pictures)
     if written.blocked:
         raise written.blocked[0]
 
@@ -155,6 +160,7 @@ def _generate(
             receipt = (json.dumps(one.receipt, indent=2) + "\n").encode()
             destinations.receipts.write(receipt, seed=one.seed, index=one.index, count=count)
         written.files.append({"path": str(path), **_facts(one)})
+        written.pictures.append(one.image)
     watch.lap("finish")
     return written
 
@@ -187,6 +193,13 @@ def _summary(sampler: "Sampler", written: _Written, timings: Mapping[str, float]
 def _whole_path(path: str) -> str:
     """For scripts that change folders."""
     return path if path == str(output.STANDARD_OUTPUT) else str(Path(path).absolute())
+
+
+def _show(pictures: "list[Image.Image]") -> None:
+    from kleinod.cli import terminal_image  # late: numpy
+
+    for picture in pictures:
+        terminal_image.show(picture)
 
 
 def _print_json(options: GenerateOptions, summary: dict[str, Any]) -> None:
