@@ -14,6 +14,8 @@ ROOT = Path(kleinod.__file__).parent
 # A module or folder imports only what stands above it here (and, in a folder, its neighbours).
 ORDER = (
     "errors",
+    "suggestions",
+    "progress",
     "request",
     "config",
     "catalog",
@@ -50,6 +52,8 @@ ORDER = (
 # What the command line needs before it paints.
 WITHOUT_TORCH = (
     "errors",
+    "suggestions",
+    "progress",
     "request",
     "config",
     "catalog",

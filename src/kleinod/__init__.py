@@ -47,5 +47,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute has no one type
     if name not in _HOMES:
-        raise AttributeError(f"module 'kleinod' has no attribute {name!r}")
+        raise AttributeError(f"module 'kleinod' has no attribute {name!r}", name=name)
     return getattr(import_module(f"kleinod.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, imported yet or not, without the imports above."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -6,13 +6,16 @@ job that is painted again after a crash is told again.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kleinod.errors import InputError, ModeratedError
-from kleinod.generation import FinishedImage
 from kleinod.provenance import audit
 from kleinod.provenance.audit import AuditLog
 from kleinod.server.jobs import Job, JobStatus
 from kleinod.server.keys import KeyRecord
+
+if TYPE_CHECKING:
+    from kleinod.generation import FinishedImage  # torch, which `kleinod keys` does without
 
 
 def log() -> AuditLog | None:
@@ -26,7 +29,7 @@ def log() -> AuditLog | None:
 def painted(
     log: AuditLog | None,
     job: Job,
-    files: Sequence[FinishedImage],
+    files: "Sequence[FinishedImage]",
     stopped: Sequence[ModeratedError],
 ) -> None:
     """Tell each picture, and what a filter stopped. Raises InputError; it blocks, as all here."""
