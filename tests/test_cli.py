@@ -224,12 +224,12 @@ def test_models_lists_what_is_known_and_present(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "100"], "width: 100 is not a multiple of 16; the nearest is 96"),
+        (["--width", "100"], "--width: 100 is not a multiple of 16; the nearest is 96"),
         (["--height", "48"], "height: 48 is under 64"),
         (["--width", "4096", "--height", "2048"], "4096x2048 is over 4 megapixels"),
         (["--width", "1024", "--height", "64"], "1024x64 is longer than 8:1"),
-        (["--steps", "0"], "num_inference_steps: 0 is under 1"),
-        (["-n", "0"], "num_images: 0 is under 1"),
+        (["--steps", "0"], "--steps: 0 is under 1"),
+        (["-n", "0"], "--num-images: 0 is under 1"),
         (["--seed", "-1"], "seed: -1 is under 0"),
         (["--width", "many"], "--width"),
         (["--dtype", "int4"], "--dtype"),
@@ -263,7 +263,7 @@ def test_bad_reference_is_refused_before_any_model_is_loaded(
     elif kind in ("empty", "text"):
         path.write_text("" if kind == "empty" else "no picture")
     result = _run("generate", "a cat", "-r", path)
-    _assert_refused(result, "reference_images: ", folder)
+    _assert_refused(result, "--reference: ", folder)
     assert str(path) in result.stderr
 
 
@@ -282,12 +282,12 @@ def test_unknown_device_is_refused(tiny_model: Path, folder: Path) -> None:
 
 
 def test_guidance_on_a_distilled_model_is_refused(tiny_model: Path, folder: Path) -> None:
-    _assert_refused(_generate(tiny_model, "--guidance", 4), "guidance_scale: 4.0", folder)
+    _assert_refused(_generate(tiny_model, "--guidance", 4), "--guidance: 4.0", folder)
 
 
 def test_negative_prompt_without_guidance_is_refused(tiny_model: Path, folder: Path) -> None:
     result = _generate(tiny_model, "--negative-prompt", "a dog")
-    _assert_refused(result, "negative_prompt: 'a dog' has no effect", folder)
+    _assert_refused(result, "--negative-prompt: 'a dog' has no effect", folder)
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_mistake_ends_the_process_with_status_2_and_one_line(folder: Path) -> No
     process = _process("generate", "a cat", "--width", 100)
     out, error = process.communicate()
     assert (process.returncode, out) == (2, "")
-    assert error == "error: width: 100 is not a multiple of 16; the nearest is 96\n"
+    assert error == "error: --width: 100 is not a multiple of 16; the nearest is 96\n"
     assert list(folder.iterdir()) == []
 
 

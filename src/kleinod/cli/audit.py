@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kleinod.cli.commands import Command, Group
 from kleinod.provenance import audit, audit_reading
 
 _File = Annotated[
@@ -18,10 +19,12 @@ _File = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
-app = typer.Typer(help="Check and count the operator's audit log.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="Check and count the operator's audit log.", no_args_is_help=True
+)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     file: _File = None,
     *,
@@ -43,7 +46,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def summary(
     file: _File = None,
     *,

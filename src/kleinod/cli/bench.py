@@ -13,7 +13,7 @@ import typer
 
 from kleinod import catalog
 from kleinod.bench.plan import Plan
-from kleinod.cli.options import Quiet, taking
+from kleinod.cli.options import Quiet, known_models, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.errors import InputError
 from kleinod.extras import missing_package
@@ -28,7 +28,11 @@ class BenchOptions:
 
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_PATH", help="What to measure. [default: mini]"),
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="What to measure. [default: mini]",
+            autocompletion=known_models,
+        ),
     ] = None
     random_weights: Annotated[
         Sizes | None,

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kleinod.extras import missing_package
+from kleinod.cli.commands import Command, Group
+from kleinod.errors import InputError
 
 if TYPE_CHECKING:
     from kleinod.server.keys import KeyRecord, Keys
 
-keys = typer.Typer(help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True)
+keys = typer.Typer(
+    cls=Group, help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True
+)
 
 _Config = Annotated[
     Path | None,
@@ -27,7 +31,7 @@ _Config = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
-@keys.command()
+@keys.command(cls=Command)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for the list.")],
     *,
@@ -50,7 +54,7 @@ def create(
         print(made.secret)
 
 
-@keys.command("list")
+@keys.command("list", cls=Command)
 def list_keys(*, config: _Config = None, json: _Json = False) -> None:
     """List the keys, without their secrets."""
     with _opened(config) as opened:
@@ -65,7 +69,7 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
         print(f"{record.id}  {made}  {state:18}  {limits}  {record.name}")
 
 
-@keys.command()
+@keys.command(cls=Command)
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="From `kleinod keys list`.")],
     *,

@@ -9,9 +9,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 Options = TypeVar("Options")
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
-]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
 ]
@@ -31,6 +28,26 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile", help="Compile the blocks first. Default: on CUDA cards."
+    ),
+]
+
+
+def known_models(incomplete: str) -> list[str]:
+    """Names of models that begin so, for the shell; it completes paths itself."""
+    from kleinod import catalog
+
+    return [name for name in catalog.KNOWN if name.startswith(incomplete)]
+
+
+def devices(incomplete: str) -> list[str]:
+    """Kinds of devices that begin so, for the shell."""
+    return [name for name in ("cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:0, mps. Default: the best there is.", autocompletion=devices
     ),
 ]
 
@@ -69,7 +86,12 @@ class GenerateOptions:
         ),
     ] = None
     model: Annotated[
-        str, typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path.")
+        str,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A name from `kleinod models`, or a path.",
+            autocompletion=known_models,
+        ),
     ] = "mini"
     text_encoder: Annotated[Path | None, _PART] = None
     autoencoder: Annotated[Path | None, _PART] = None

@@ -12,6 +12,7 @@ from kleinod.cli.options import (
     Dtype,
     Quantize,
     ServedResidency,
+    known_models,
     taking,
 )
 from kleinod.extras import missing_package
@@ -23,7 +24,11 @@ class ServeOptions:
 
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path."),
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A name from `kleinod models`, or a path.",
+            autocompletion=known_models,
+        ),
     ] = None
     host: Annotated[
         str | None, typer.Option(help="Address to listen at; others than this machine's need keys.")
