@@ -138,13 +138,13 @@ def test_a_lie_is_named(header: dict[str, Any] | bytes, message: str, tmp_path: 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "has 0 bytes"),
+        (b"", "is empty \\(0 bytes\\)"),
         (b"\x04\0\0", "has 3 bytes"),
         (safetensors_bytes(GOOD, bytes(28))[:-1], "is cut short"),
         (safetensors_bytes(GOOD)[:40], "is cut short"),
         (safetensors_bytes(GOOD, bytes(29)), "1 bytes at the end"),
         (b"\xff" * 60, "header length 18446744073709551615 is over"),
-        (b"PK\x03\x04" + bytes(60), "is a pickle"),
+        (b"PK\x03\x04" + bytes(60), "is a zip archive"),
         (b"\x80\x02}q\x00." + bytes(60), "is a pickle"),
     ],
 )
@@ -165,7 +165,10 @@ def test_a_header_over_the_limit_is_not_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "absent", "."):
-        with pytest.raises(WeightsError, match="is no file; give a"):
+        with pytest.raises(
+            WeightsError,
+            match=r"is no regular file; give a|does not exist; check|is a folder; give a",
+        ):
             read_header(tmp_path / name)
 
 

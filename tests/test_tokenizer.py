@@ -80,5 +80,5 @@ def test_a_folder_may_hold_the_two_files(apart: Path, tmp_path: Path) -> None:
 def test_merges_that_are_none_are_named(apart: Path, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_bytes((apart / "vocab.json").read_bytes())
     (tmp_path / "merges.txt").write_text("no such words at all\n")
-    with pytest.raises(WeightsError, match=r"is no vocab\.json with a merges\.txt"):
+    with pytest.raises(WeightsError, match=r"is not a vocab\.json with a merges\.txt"):
         Tokenizer.from_file(tmp_path / "vocab.json")

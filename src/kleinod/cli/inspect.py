@@ -42,6 +42,7 @@ def _report(inspection: "Inspection") -> dict[str, Any]:
         "components": [_component(part, inspection) for part in inspection.parts],
         "missing": list(inspection.missing),
         "memory_bytes": usage.memory(inspection),
+        "memory_assumes": list(usage.assumed(inspection)),
         "command": usage.command(inspection),
         "notes": list(inspection.notes),
     }
@@ -85,7 +86,7 @@ def _print_report(report: dict[str, Any]) -> None:
         and f"{report['variant'] or 'unknown'} ({report['variant_evidence']})",
         "licence": report["license"],
         "missing": ", ".join(report["missing"]),
-        "memory": _memory(report["memory_bytes"]),
+        "memory": _memory(report["memory_bytes"], report["memory_assumes"]),
     }
     for name, value in facts.items():
         if value:
@@ -134,11 +135,13 @@ def _total(component: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _memory(num_bytes: dict[str, int] | None) -> str:
+def _memory(num_bytes: dict[str, int] | None, assumed: list[str]) -> str:
     if num_bytes is None:
         return ""
     policies = ", ".join(f"{name} {_size(value)}" for name, value in num_bytes.items())
-    return f"{policies} (by residency; an estimate)"
+    names = " and ".join(name.replace("_", " ") for name in assumed)
+    rest = f", with the published {names}, not in this file" if names else ""
+    return f"{policies} (by residency; an estimate{rest})"
 
 
 def _size(num_bytes: int) -> str:

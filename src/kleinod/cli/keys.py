@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kleinod.extras import missing_package
 from kleinod.cli.commands import Command, Group
-from kleinod.errors import InputError
+from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
     from kleinod.server.keys import KeyRecord, Keys

@@ -51,9 +51,7 @@ def unknown_option(name: str, context: typer.Context) -> str:
         return f"unknown option '{name}'; {_command(context)} --help lists them"
     if any(not one.startswith("-") for one in near):
         words = " ".join(near)
-        return (
-            f"unknown option '{name}'; {words} is given without one: {_command(context)} {words}"
-        )
+        return f"unknown option '{name}'; {words} is given without one: {_command(context)} {words}"
     return f"unknown option '{name}'; did you mean {' and '.join(near)}?"
 
 
@@ -89,9 +87,7 @@ def _typed_options(context: typer.Context) -> dict[str, str]:
         source = context.get_parameter_source(param.name)
         if not _is_argument(param) and source is not None and source.name == "COMMANDLINE":
             typed[param.name] = _long(param.opts)
-    return typed | {
-        field: typed[option] for field, option in _OPTIONS.items() if option in typed
-    }
+    return typed | {field: typed[option] for field, option in _OPTIONS.items() if option in typed}
 
 
 def _shown_names(context: typer.Context) -> dict[str, str]:

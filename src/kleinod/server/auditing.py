@@ -12,6 +12,7 @@ from kleinod.provenance.audit import AuditLog, Event
 from kleinod.server.jobs import Job, JobStatus
 from kleinod.server.keys import KeyRecord
 
+
 def log() -> AuditLog | None:
     """The configured log, checked; None if it is off. Raises InputError."""
     configured = audit.configured(default=audit.default_path())

@@ -78,6 +78,17 @@ def memory(inspection: Inspection) -> dict[str, int] | None:
     }
 
 
+def assumed(inspection: Inspection) -> tuple[str, ...]:
+    """The components that `memory` counts as the published ones, because they are not here."""
+    if memory(inspection) is None:
+        return ()
+    return tuple(
+        name
+        for name in (TEXT_ENCODER, AUTOENCODER)
+        if inspection.part(name) is None and name not in inspection.companions
+    )
+
+
 def _size_and_tokens(info: ModelInfo | None) -> tuple[int, int]:
     return (info.default_size, info.max_text_tokens) if info else (1024, 512)
 
@@ -128,6 +139,8 @@ def command(inspection: Inspection) -> str | None:
     """The line that uses it, with capitals where a file is still needed; None if nothing does."""
     if inspection.info is not None:
         return _line({"--model": inspection.model or str(inspection.path)}, inspection.missing)
+    if _is_checkpoint(inspection):
+        return _line({"--model": str(inspection.path)}, inspection.missing)
     part = next(iter(inspection.parts), None)
     if len(inspection.parts) != 1 or part is None or not part.finding.is_klein:
         return None
@@ -150,6 +163,12 @@ def command(inspection: Inspection) -> str | None:
         },
         (),
     )
+
+
+def _is_checkpoint(inspection: Inspection) -> bool:
+    """Whether a file holds a klein transformer and more."""
+    transformer = inspection.part(TRANSFORMER)
+    return len(inspection.parts) > 1 and transformer is not None and transformer.finding.is_klein
 
 
 def _is_model(folder: Path) -> bool:
