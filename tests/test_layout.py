@@ -14,6 +14,7 @@ ROOT = Path(kleinod.__file__).parent
 # A module or folder imports only what stands above it here (and, in a folder, its neighbours).
 ORDER = (
     "errors",
+    "display",
     "request",
     "config",
     "catalog",
@@ -50,6 +51,7 @@ ORDER = (
 # What the command line needs before it paints.
 WITHOUT_TORCH = (
     "errors",
+    "display",
     "request",
     "config",
     "catalog",

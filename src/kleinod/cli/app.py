@@ -24,6 +24,7 @@ from kleinod.cli.repeat import repeat
 from kleinod.cli.serve import serve
 from kleinod.cli.train import train
 from kleinod.cli.verify import verify
+from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError, ModeratedError
 
 MODERATED, INTERRUPTED = 3, 130
@@ -52,7 +53,7 @@ class _OneLineErrors(TyperGroup):
 
 def _failed(message: str, *, status: int, kind: str = "error") -> int:
     if message:  # empty where typer has shown the help instead
-        print(f"{kind}:", " ".join(message.split()), file=sys.stderr)
+        print(f"{kind}:", printable(" ".join(message.split()), limit=4000), file=sys.stderr)
     return status
 
 

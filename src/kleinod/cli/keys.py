@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kleinod.display import printable
 from kleinod.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
         state = f"revoked {record.revoked_at:%Y-%m-%d}" if record.revoked_at else "valid"
         limits = f"{_or(record.max_concurrent)} at once, {_or(record.requests_per_minute)} a minute"
         made = f"{record.created_at:%Y-%m-%d}"
-        print(f"{record.id}  {made}  {state:18}  {limits}  {record.name}")
+        print(f"{record.id}  {made}  {state:18}  {limits}  {printable(record.name)}")
 
 
 @keys.command()
@@ -75,7 +76,7 @@ def revoke(
     with _opened(config) as opened:
         record = opened.revoke(key_id)
         _audit(record, "key_revoked")
-    print(f"{record.id} ({record.name}) is revoked")
+    print(f"{record.id} ({printable(record.name)}) is revoked")
 
 
 @contextmanager
