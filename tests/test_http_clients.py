@@ -80,7 +80,7 @@ def test_openai_raises_its_own_errors(client: openai.OpenAI) -> None:
         client.images.generate(prompt="a fox", size="65x64")
     assert (caught.value.param, caught.value.code) == ("size", "invalid_value")
     with pytest.raises(openai.NotFoundError, match="not served here"):
-        client.images.generate(prompt="a fox", model="dall-e-3")
+        client.images.generate(prompt="a fox", model="sd-3")
     with pytest.raises(openai.UnprocessableEntityError, match="not a whole file"):
         client.images.edit(image=("a.png", b"no picture"), prompt="yellow")
 

@@ -13,6 +13,7 @@ import typer
 import kleinod
 from kleinod.cli import usage
 from kleinod.cli.commands import Group, LazyCommands
+from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError, ModeratedError
 from kleinod.progress import start_line
 from kleinod.suggestions import suggestions
@@ -96,7 +97,7 @@ def _message(error: typer.TyperException) -> str:
 def _failed(message: str, *, status: int, kind: str = "error") -> int:
     start_line.clear()
     if message:  # empty where typer has shown the help instead
-        print(f"{kind}:", " ".join(message.split()), file=sys.stderr)
+        print(f"{kind}:", printable(" ".join(message.split()), limit=4000), file=sys.stderr)
     return status
 
 

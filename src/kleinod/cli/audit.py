@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kleinod.cli.commands import Command, Group
+from kleinod.display import printable
 from kleinod.provenance import audit, audit_reading
 
 _File = Annotated[
@@ -39,7 +40,7 @@ def verify(
     else:
         end = f"{report.num_lines} lines, the last has the hash {report.hash}"
         wrong = (f"WRONG: {line}" for line in report.problems)
-        print("\n".join((*wrong, *report.notes, end)))
+        print("\n".join(map(printable, (*wrong, *report.notes, end))))
     if report.problems:
         raise typer.Exit(1)
 
@@ -59,7 +60,8 @@ def summary(
         told = {"events": dict(found.events), "categories": dict(found.categories), "keys": keys}
         print(jsonlib.dumps({**told, "first": found.first, "last": found.last}))
         return
-    print(f"{sum(found.events.values())} entries, {found.first or '–'} to {found.last or '–'}")
+    first, last = printable(found.first or "–"), printable(found.last or "–")
+    print(f"{sum(found.events.values())} entries, {first} to {last}")
     _print_counts("event", found.events)
     _print_counts("category", found.categories)
     for key, counts in sorted(found.keys.items()):
@@ -68,8 +70,8 @@ def summary(
 
 def _print_counts(title: str, counts: Counter[str]) -> None:
     if counts:
-        print(f"{title}:")
-        print("\n".join(f"{count:9}  {name}" for name, count in counts.most_common()))
+        print(f"{printable(title)}:")
+        print("\n".join(f"{count:9}  {printable(name)}" for name, count in counts.most_common()))
 
 
 def _log(file: Path | None) -> audit.AuditLog:

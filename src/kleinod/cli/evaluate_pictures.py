@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kleinod.cli.progress import progress_bars
+from kleinod.display import printable
 from kleinod.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,15 +166,15 @@ def _print_scores(scores: dict[str, dict[str, float]]) -> None:
 def _print_table(title: str, rows: Mapping[str, Sequence[float | None]], names: list[str]) -> None:
     """A column for each name; a third says what the first of two lost against the second."""
     compares = len(names) == 2 and names[0] != "before"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for name in (*names, *(["points lost"] if compares else [])):
-        table.add_column(name, justify="right")
+        table.add_column(Text(printable(name)), justify="right")
     for row, values in rows.items():
         cells = ["–" if value is None else f"{value:.1f}" for value in values]
         if compares and not any(word in row for word in ("error", "frechet")):
             cells.append(_lost(values))
-        table.add_row(row, *cells)
+        table.add_row(Text(printable(row)), *cells)
     Console(highlight=False).print(table)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kleinod.cli.commands import Command, Group
+from kleinod.display import printable
 from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
         state = f"revoked {record.revoked_at:%Y-%m-%d}" if record.revoked_at else "valid"
         limits = f"{_or(record.max_concurrent)} at once, {_or(record.requests_per_minute)} a minute"
         made = f"{record.created_at:%Y-%m-%d}"
-        print(f"{record.id}  {made}  {state:18}  {limits}  {record.name}")
+        print(f"{record.id}  {made}  {state:18}  {limits}  {printable(record.name)}")
 
 
 @keys.command(cls=Command)
@@ -78,7 +79,7 @@ def revoke(
     with _opened(config) as opened:
         record = opened.revoke(key_id)
         _audit(record, "key_revoked")
-    print(f"{record.id} ({record.name}) is revoked")
+    print(f"{record.id} ({printable(record.name)}) is revoked")
 
 
 @contextmanager

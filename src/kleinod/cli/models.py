@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kleinod import catalog
+from kleinod.display import printable
 
 
 def models(
@@ -28,7 +29,7 @@ def models(
     width = max(len(known.name) for known in catalog.KNOWN.values())
     for row in rows:
         place = row["path"] or f"not here ({row['repository'] or 'built in'})"
-        print(f"{row['name']:{width}}  {row['variant']:9}  {row['license']:27}  {place}")
+        print(f"{row['name']:{width}}  {row['variant']:9}  {row['license']:27}  {printable(place)}")
 
 
 def _path(known: catalog.KnownModel) -> str | None:

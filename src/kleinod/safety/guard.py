@@ -76,6 +76,8 @@ def _verdicts(
     """What stops the request; if nothing does, the verdict that came nearest."""
     try:
         scores = {str(name): float(score) for name, score in one.scores(moment, subject).items()}
+    except InputError:  # a prompt that takes too long
+        raise
     # a filter may come from anyone; whatever goes wrong in it must close the door
     except Exception as error:
         raise FilterError(_message(one.name, "crashed", error)) from error

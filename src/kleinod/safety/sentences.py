@@ -40,7 +40,8 @@ _PIECE_TOKENS, _MAX_TOKENS = 64, 1536
 # one clause among others is lost in their mean, so each is judged too: by its words' part of the
 # whole, which costs nothing, and by itself where that leaves a doubt
 _MIN_CLAUSE_WORDS, _DOUBT = 3, 0.02
-_ENDS = re.compile(r"[.!?;:,]+\s+|\n+|$")
+# a run of signs is tried from its first one only, and not given back: else its square is the work
+_ENDS = re.compile(r"(?<![.!?;:,])[.!?;:,]++\s+|\n+|$")
 
 
 @dataclass(frozen=True)

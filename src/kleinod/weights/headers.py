@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from kleinod.display import quoted
 from kleinod.errors import WeightsError
 from kleinod.weights import signatures
 
@@ -109,8 +110,7 @@ def file_error(path: Path) -> WeightsError:
 
 def shown(name: object) -> str:
     """A name or value of a file in an error: on one line, printable, not long."""
-    text = ascii(name)
-    return text if len(text) <= 100 else f"{text[:90]}… ({len(text)} letters)"
+    return quoted(name)
 
 
 def _safetensors(start: bytes, read: Callable[[int], bytes], num_bytes: int) -> Header:
