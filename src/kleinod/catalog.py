@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from kleinod import paths
 from kleinod.config import read_json
 from kleinod.errors import InputError, WeightsError
+from kleinod.vocabulary import Vocabulary
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "FLUX Non-Commercial License"
@@ -42,6 +43,7 @@ class ModelInfo:
     license: str = UNKNOWN_LICENSE
     text_layers: tuple[int, ...] = (9, 18, 27)
     max_text_tokens: int = 512
+    vocabulary: Vocabulary | None = field(default=None, repr=False, compare=False)
 
 
 _HUB = "black-forest-labs/FLUX.2-"
@@ -241,7 +243,10 @@ def _folder(own: str, below_own: str, base: str, below_base: str, default: str) 
 
 
 def describe(name: str | Path, path: Path) -> ModelInfo:
-    """The facts of the model at path: kleinod.json, model_index.json, then the klein values."""
+    """The facts of the model at path: kleinod.json, model_index.json, then the klein values.
+
+    Raises WeightsError.
+    """
     known = known_model(name)
     is_distilled = known.variant != "base" if known else _is_distilled(path)
     info = ModelInfo(
@@ -250,6 +255,7 @@ def describe(name: str | Path, path: Path) -> ModelInfo:
         num_inference_steps=4 if is_distilled else 50,
         guidance_scale=1.0 if is_distilled else 4.0,
         license=known.license if known else UNKNOWN_LICENSE,
+        vocabulary=Vocabulary.read(path),
     )
     own = path / "kleinod.json"
     return _updated(info, own) if own.is_file() else info

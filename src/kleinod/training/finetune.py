@@ -21,13 +21,15 @@ from torch import nn
 from kleinod import catalog
 from kleinod.assembly import load_sampler
 from kleinod.errors import InputError
+from kleinod.images import load_image
 from kleinod.request import Components
 from kleinod.sampler import Sampler
 from kleinod.training.export import export
 from kleinod.training.flow import Flow
 from kleinod.training.flow_stage import FlowRecipe, flow_loop
-from kleinod.training.folder import folder_pools, read_folder
+from kleinod.training.folder import Captioned, fitting_size, folder_pools, read_folder
 from kleinod.training.pool import Tools
+from kleinod.vocabulary import Vocabulary
 from kleinod.weights.folders import model_paths
 
 _log = logging.getLogger(__name__)
@@ -123,8 +125,20 @@ def finetune(
     folder = Path(recipe.output)
     if loop.rank == 0:
         values, name = loop.whole_average(), f"{sampler.info.name}, fine-tuned"
-        write(sampler, values, model=recipe.model, folder=folder, name=name)
+        known = _extended_vocabulary(sampler, items, recipe.max_pixels)
+        write(sampler, values, model=recipe.model, folder=folder, name=name, vocabulary=known)
     return folder
+
+
+def _extended_vocabulary(
+    sampler: Sampler, items: list[Captioned], max_pixels: int
+) -> Vocabulary | None:
+    """What the model knew, with the captions' words and the sizes of their pictures."""
+    known = sampler.info.vocabulary
+    if known is None:
+        return None
+    sizes = [fitting_size(*load_image(item.picture).size, max_pixels) for item in items]
+    return known.extended([item.words for item in items], sizes)
 
 
 def trainable(sampler: Sampler, dtype: torch.dtype = torch.float32) -> Flow:
@@ -159,13 +173,17 @@ def write(
     model: str,
     folder: Path,
     name: str,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
-    """A folder of `model`, the sampler's, with other weights of transformer and text encoder."""
+    """A folder of `model`, the sampler's, with other weights of transformer and text encoder.
+
+    vocabulary: what it knows now; None states nothing, for what the model knew may be wrong.
+    """
     done = _empty(sampler)
     done.load_state_dict(values)
     tokenizer = model_paths(catalog.find(model), Components()).tokenizer
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]:
         shutil.copy2(file, folder / "tokenizer" / file.name)
-    stated = replace(sampler.info, name=name)
+    stated = replace(sampler.info, name=name, vocabulary=vocabulary)
     export(done, sampler.residents.use("autoencoder"), folder, stated)
