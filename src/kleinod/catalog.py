@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from kleinod import paths
 from kleinod.config import RANGES, read_json
 from kleinod.errors import InputError, WeightsError
 from kleinod.request import MAX_PIXELS, MAX_STEPS, MIN_SIDE_PIXELS
+from kleinod.vocabulary import Vocabulary
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "FLUX Non-Commercial License"
@@ -42,6 +43,7 @@ class ModelInfo:
     license: str = UNKNOWN_LICENSE
     text_layers: tuple[int, ...] = (9, 18, 27)
     max_text_tokens: int = 512
+    vocabulary: Vocabulary | None = field(default=None, repr=False, compare=False)
 
 
 _HUB = "black-forest-labs/FLUX.2-"
@@ -244,7 +246,7 @@ def describe(name: str | Path, path: Path, *, titles: Iterable[str] = ()) -> Mod
     """The facts of the model at path: kleinod.json, model_index.json, then the klein values.
 
     titles: what a single file calls itself in its header. Where nothing tells its variant,
-    `guess_warning` says what was assumed.
+    `guess_warning` says what was assumed. Raises WeightsError.
     """
     known = known_model(name)
     is_distilled = known.variant != "base" if known else _is_distilled(path, titles)
@@ -254,6 +256,7 @@ def describe(name: str | Path, path: Path, *, titles: Iterable[str] = ()) -> Mod
         num_inference_steps=4 if is_distilled else 50,
         guidance_scale=1.0 if is_distilled else 4.0,
         license=known.license if known else UNKNOWN_LICENSE,
+        vocabulary=Vocabulary.read(path),
     )
     own = path / "kleinod.json"
     return _updated(info, own) if own.is_file() else info

@@ -29,7 +29,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = (".safetensors", ".gguf")
 # of a folder in the diffusers layout, what is read here or by diffusers
 _WANTED = re.compile(
-    r"(model_index|kleinod)\.json|LICENSE[\w.]*"
+    r"(model_index|kleinod|vocabulary)\.json|LICENSE[\w.]*"
     r"|(transformer|text_encoder|vae|tokenizer|scheduler)/[\w.-]+\.(json|safetensors|txt|jinja)"
 )
 _UNWANTED = re.compile(r".*\.(fp16|bf16|non_ema)\.")

@@ -6,7 +6,6 @@ It moderates, watermarks and signs nothing: `kleinod.load` gives the pipeline ar
 """
 
 import logging
-import re
 import secrets
 import time
 from collections import deque
@@ -28,10 +27,13 @@ from kleinod.memory import memory_told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.request import MIN_SIDE_PIXELS, ImageRequest, ResolvedRequest, check_size
+from kleinod.request_warnings import (
+    PromptLength,
+    RequestWarning,
+    request_warnings,
+    setting_warnings,
+)
 from kleinod.residency import Residents
-
-# fewer steps than this are for a distilled model
-MIN_BASE_STEPS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Sampler:
     is_compiled: bool = False
     embedding_cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
     # of the last request: a series of pictures is warned of once, and nothing piles up
-    _warnings: tuple[str, ...] = field(default=(), init=False, repr=False)
+    _warnings: tuple[RequestWarning, ...] = field(default=(), init=False, repr=False)
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -115,7 +117,7 @@ class Sampler:
             seed=seed,
             num_images=num_images,
         )
-        resolved, timings = self.resolve(request), dict[str, float]()
+        resolved, timings = self._resolve_and_log(request), dict[str, float]()
         last = deque(self.steps(resolved, timings=timings), maxlen=1).pop()
         decoding = time.perf_counter()
         pictures = self.decode(last.latents)
@@ -127,8 +129,7 @@ class Sampler:
     def resolve(self, request: ImageRequest | ResolvedRequest) -> ResolvedRequest:
         """Fill in every default, draw the seed, decode and prepare the references, each once.
 
-        No model is used. Logs a warning where the model is run in a way that it was not trained
-        for. Raises InputError.
+        No model is used. Raises InputError.
         """
         if isinstance(request, ResolvedRequest):
             return request
@@ -140,7 +141,7 @@ class Sampler:
             for source in request.references
         )
         width, height = _size(request, references, info)
-        resolved = ResolvedRequest(
+        return ResolvedRequest(
             prompts=request.prompts,
             references=references,
             width=width,
@@ -151,14 +152,24 @@ class Sampler:
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
             num_images=request.num_images,
         )
-        self._warn(resolved)
-        return resolved
 
-    def _warn(self, request: ResolvedRequest) -> None:
-        logged, self._warnings = self._warnings, tuple(_warnings(request, self.info))
+    def request_warnings(
+        self, request: ResolvedRequest, *, list_command: str | None = None
+    ) -> tuple[RequestWarning, ...]:
+        """What the model was not trained for; list_command: as in `request_warnings`."""
+        length = PromptLength(self.tokenizer.count, self.tokenizer.max_length)
+        return request_warnings(request, self.info, length, list_command=list_command)
+
+    def _resolve_and_log(self, request: ImageRequest | ResolvedRequest) -> ResolvedRequest:
+        """The same as `resolve`, and a line in the log for settings that the model is not for."""
+        if isinstance(request, ResolvedRequest):
+            return request
+        resolved = self.resolve(request)
+        logged, self._warnings = self._warnings, tuple(setting_warnings(resolved, self.info))
         for warning in self._warnings:
             if warning not in logged:
                 _log.warning("%s", warning)
+        return resolved
 
     def batch_key(self, request: ResolvedRequest) -> Shape:
         """What requests must have in common to share a forward pass."""
@@ -178,7 +189,7 @@ class Sampler:
         After the last step, timings holds the seconds of each stage up to it. Raises InputError,
         NumericalError, MemoryLimitError.
         """
-        resolved = self.resolve(request)
+        resolved = self._resolve_and_log(request)
         size = f"{resolved.width}x{resolved.height}"
         with memory_told(lambda: self._remedies(f"{len(resolved.seeds)} of {size}")):
             yield from self._stages(resolved, {} if timings is None else timings)
@@ -305,20 +316,4 @@ def _check_guidance(request: ImageRequest, info: ModelInfo) -> None:
         raise InputError(
             f"negative_prompt: {request.negative_prompt!r} has no effect without guidance; "
             "leave it out, or take a base model"
-        )
-
-
-def _warnings(request: ResolvedRequest, info: ModelInfo) -> Iterator[str]:
-    """One line for each way in which a model is run as it was not trained."""
-    steps, guidance = request.num_inference_steps, request.guidance_scale
-    if not info.is_distilled and (steps < MIN_BASE_STEPS or guidance == 1.0):
-        yield (
-            f"{info.name} is a base model: {steps} steps at guidance {guidance} are a distilled "
-            f"model's and give a poor picture; leave both out ({info.num_inference_steps} steps, "
-            f"guidance {info.guidance_scale})"
-        )
-    if request.references and "kv" in re.split(r"[^a-z0-9]+", info.name.lower()):
-        yield (
-            f"{info.name} was trained to read references once, as if finished; here they are read "
-            "at every step, and edits may be poor: take klein-9b for edits"
         )

@@ -39,6 +39,7 @@ class _Written:
     files: list[dict[str, Any]] = field(default_factory=list)
     pictures: "list[Image.Image]" = field(default_factory=list)
     blocked: list[ModeratedError] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @taking(GenerateOptions)
@@ -143,6 +144,9 @@ def _generate(
     from kleinod import session
 
     prepared, written = session.prepare(checked, sampler, files), _Written()
+    for warning in prepared.warnings:
+        print("warning:", warning, file=sys.stderr)
+        written.warnings.append(warning.as_json())
     timings: dict[str, float] = {}
     count = len(prepared.receipts)
     for step in sampler.steps(prepared.resolved, timings=timings):
@@ -184,6 +188,7 @@ def _summary(sampler: "Sampler", written: _Written, timings: Mapping[str, float]
     return {
         "images": [file | {"path": _whole_path(file["path"])} for file in written.files],
         "num_moderated": len(written.blocked),
+        "warnings": written.warnings,
         "model": sampler.info.name,
         "timings": timings,
         "peak_memory_bytes": peak_bytes(),

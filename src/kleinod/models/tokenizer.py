@@ -87,13 +87,19 @@ class Tokenizer:
             )
         return ids
 
+    def count(self, prompt: str) -> int:
+        """The tokens of a prompt in the chat template, also those over max_length."""
+        return len(self._template_ids(prompt))
+
+    def _template_ids(self, prompt: str) -> list[int]:
+        return self.word_ids(_TEMPLATE.format(prompt="{}").replace("{}", prompt))
+
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (b, max_length), int64, and their mask (1 word, 0 padding)."""
         ids = torch.full((len(prompts), self.max_length), self.pad_id)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            text = _TEMPLATE.format(prompt="{}").replace("{}", prompt)
-            words = self.word_ids(text)[: self.max_length]
+            words = self._template_ids(prompt)[: self.max_length]
             ids[row, : len(words)] = torch.tensor(words)
             mask[row, : len(words)] = 1
         return ids, mask

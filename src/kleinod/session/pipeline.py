@@ -5,6 +5,7 @@ a receipt, signed, written to the audit log where one is configured. `Pipeline.s
 model for engines and research.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,15 @@ from kleinod.provenance.container import FORMATS
 from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
+from kleinod.request_warnings import RequestWarning
 from kleinod.residency import offload_policy
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 from kleinod.sampler import Sampler
 from kleinod.session.finish import finish
 from kleinod.session.prepare import OutputOptions, PreparedRequest, Session, check, prepare
 from kleinod.session.results import BlockedImage, GeneratedImage
+
+_log = logging.getLogger(__name__)
 
 # what people who know diffusers type, and what does it here
 _OTHER_NAMES = {
@@ -53,11 +57,15 @@ _NOT_STREAMS = ("self", "progress", "on_step")
 
 @dataclass(frozen=True)
 class Result:
-    """The finished images of a request, what was blocked, and the seconds of each stage."""
+    """The finished images of a request, what was blocked, and the seconds of each stage.
+
+    warnings: words, sizes and lengths that the model was not trained for.
+    """
 
     images: list[GeneratedImage]
     blocked: list[BlockedImage]
     timings: dict[str, float] = field(repr=False)
+    warnings: tuple[RequestWarning, ...] = ()
 
     def __iter__(self) -> Iterator[GeneratedImage]:
         return iter(self.images)
@@ -105,6 +113,7 @@ class Pipeline:
     ) -> None:
         self.sampler, self.session, self._files = sampler, session, tuple(files)
         self._preview_map: preview.PreviewMap | None = None
+        self._warnings: tuple[RequestWarning, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
@@ -209,7 +218,16 @@ class Pipeline:
         start = time.perf_counter()
         checked = check(request, self.session, output)
         prepared = prepare(checked, self.sampler, self._files)
+        self._log_warnings(prepared)
         return self._steps(prepared, start)
+
+    def _log_warnings(self, prepared: PreparedRequest) -> None:
+        """Those that the request before had not; a log must not hold a private prompt's words."""
+        logged, self._warnings = self._warnings, prepared.warnings
+        if not self.session.provenance.private:
+            for warning in self._warnings:
+                if warning not in logged:
+                    _log.warning("%s", warning)
 
     def _steps(self, prepared: PreparedRequest, start: float) -> Iterator[Step]:
         timings = {"check_seconds": time.perf_counter() - start}
@@ -240,7 +258,7 @@ class Pipeline:
         blocked = [one for one in outcomes if isinstance(one, BlockedImage)]
         if not images:
             raise blocked[0].error
-        return Result(images, blocked, timings)
+        return Result(images, blocked, timings, prepared.warnings)
 
     def _preview(self, clean_latents: Tensor) -> Image.Image:
         if self._preview_map is None:

@@ -18,6 +18,7 @@ from kleinod.provenance.authority import Identity
 from kleinod.provenance.ingredients import Ingredient, read_ingredient
 from kleinod.provenance.receipt import ProvenanceOptions, Receipt
 from kleinod.request import ImageRequest, ResolvedRequest
+from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Guard, Policy, Screening
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
@@ -114,11 +115,15 @@ class CheckedRequest:
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request ready for the sampler, and the receipts of its images without their hashes."""
+    """A request ready for the sampler, and the receipts of its images without their hashes.
+
+    warnings: what the model was not trained for.
+    """
 
     checked: CheckedRequest
     resolved: ResolvedRequest
     receipts: list[Receipt]
+    warnings: tuple[RequestWarning, ...] = ()
 
 
 def check(
@@ -159,6 +164,7 @@ def prepare(
         replace(checked, request=replace(checked.request, reference_images=()), references=()),
         resolved,
         receipts,
+        sampler.request_warnings(resolved),
     )
 
 

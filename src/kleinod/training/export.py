@@ -5,7 +5,7 @@ diffusers has a place for: the text layers read, the text length, the native siz
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kleinod import vocabulary
 from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import NumericalError
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.training.flow import Flow
+from kleinod.vocabulary import Vocabulary
 from kleinod.weights.keys import TRANSFORMER, to_diffusers
 
 SHARD_BYTES = 15 * 2**20
@@ -38,9 +40,18 @@ def export(flow: Flow, autoencoder: Autoencoder, folder: Path, info: ModelInfo) 
     text = flow.text_encoder
     _write(folder / "text_encoder", _text_tensors(text), "model", _text_config(text.config))
     _json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
-    facts = asdict(info)
+    facts = asdict(replace(info, vocabulary=None))
+    del facts["vocabulary"]  # a file of its own
     _json(folder / "model_index.json", _INDEX | {"is_distilled": facts.pop("is_distilled")})
     _json(folder / "kleinod.json", facts)
+    _write_vocabulary(folder / vocabulary.FILE_NAME, info.vocabulary)
+
+
+def _write_vocabulary(path: Path, known: Vocabulary | None) -> None:
+    """What a model that lay there before knew must not stay."""
+    path.unlink(missing_ok=True)
+    if known is not None:
+        _json(path, known.as_json())
 
 
 def _check_finite(flow: Flow) -> None:

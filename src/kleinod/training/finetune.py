@@ -25,11 +25,19 @@ from kleinod.training.configuration import FinetuneRecipe
 from kleinod.training.configuration import read_recipe as read_recipe
 from kleinod.training.flow import has_fast_bfloat16
 from kleinod.training.flow_stage import FlowObjective, flow_loop
-from kleinod.training.folder import Contents, Size, folder_pools, measure, scan_folder
+from kleinod.training.folder import (
+    Contents,
+    Size,
+    fitting_size,
+    folder_pools,
+    measure,
+    scan_folder,
+)
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool, Tools
 from kleinod.training.preflight import TrainableModel
 from kleinod.training.trainable import trainable, write_model
+from kleinod.vocabulary import Vocabulary
 from kleinod.weights.fingerprint import fingerprint
 
 Progress = Callable[[str, float], None]
@@ -221,8 +229,22 @@ def _finetune(recipe: FinetuneRecipe, prepared: _Prepared, listeners: Listeners)
     if loop.rank == 0:
         values, name = loop.whole_average(), f"{_first_name(sampler.info.name)}, fine-tuned"
         tokenizer = prepared.model.paths.tokenizer
-        write_model(sampler, values, tokenizer=tokenizer, folder=folder, name=name)
+        known = _extended_vocabulary(sampler, prepared, recipe.max_pixels)
+        info = replace(sampler.info, name=name, vocabulary=known)
+        write_model(sampler, values, tokenizer=tokenizer, folder=folder, info=info)
     return folder
+
+
+def _extended_vocabulary(
+    sampler: Sampler, prepared: _Prepared, max_pixels: int
+) -> Vocabulary | None:
+    """What the model knew, with the captions' words and the sizes of their pictures."""
+    known = sampler.info.vocabulary
+    if known is None:
+        return None
+    items = prepared.contents.items
+    sizes = [fitting_size(*prepared.sizes[item.picture], max_pixels) for item in items]
+    return known.extended([item.words for item in items], sizes)
 
 
 def _first_name(name: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kleinod import catalog, fileio
+from kleinod import catalog, fileio, vocabulary
+from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
 from kleinod.models.products import JoinedLinear
 from kleinod.quantization.stored import PlainWeight, StoredLinear
@@ -70,16 +71,18 @@ def write(
 ) -> None:
     """A folder of `model`, the sampler's, with other weights of transformer and text encoder.
 
-    It is written whole or not at all. Raises NumericalError for weights that are not finite.
+    It is written whole or not at all, without a vocabulary, for what the model knew may be wrong
+    now. Raises NumericalError for weights that are not finite.
     """
     tokenizer = model_paths(catalog.find(model), Components()).tokenizer
-    write_model(sampler, values, tokenizer=tokenizer, folder=folder, name=name)
+    info = replace(sampler.info, name=name, vocabulary=None)
+    write_model(sampler, values, tokenizer=tokenizer, folder=folder, info=info)
 
 
 def write_model(
-    sampler: Sampler, values: dict[str, Tensor], *, tokenizer: Path, folder: Path, name: str
+    sampler: Sampler, values: dict[str, Tensor], *, tokenizer: Path, folder: Path, info: ModelInfo
 ) -> None:
-    """The same with the tokenizer's file given."""
+    """The same with the tokenizer's file and the facts given."""
     done = _empty(sampler)
     done.load_state_dict(values)
     # inside of the folder: it may be a disk of its own
@@ -89,9 +92,10 @@ def write_model(
         files = tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]
         for file in files:
             shutil.copy2(file, part / "tokenizer" / file.name)
-        stated = replace(sampler.info, name=name)
-        export(done, sampler.residents.use("autoencoder"), part, stated)
+        export(done, sampler.residents.use("autoencoder"), part, info)
         _take_place(part, folder)
+        if info.vocabulary is None:
+            (folder / vocabulary.FILE_NAME).unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
