@@ -286,8 +286,8 @@ def _object(value: object) -> NamedObject | None:
 
 
 def _size(value: object) -> Size | None:
-    is_pair = isinstance(value, list) and len(value) == 2
-    if not is_pair or not all(type(side) is int and 0 < side <= _MAX_SIDE for side in value):  # type: ignore[attr-defined]
+    if not isinstance(value, list) or len(value) != 2:
         return None
-    width, height = value  # type: ignore[misc]
-    return width, height
+    width, height = value
+    are_sides = all(type(side) is int and 0 < side <= _MAX_SIDE for side in value)
+    return (width, height) if are_sides else None

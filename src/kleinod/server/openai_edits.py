@@ -37,8 +37,8 @@ async def edit_of(
     """Fields, model and pictures of an edit. Raises Problem, InputError, RequestValidationError."""
     if bodies.media_type(request) != bodies.FORM:
         body = await bodies.json_object(request, also=f"{bodies.FORM} or ")
-        inputs = _validated(EditBody, body)
-        return await _with_pictures(inputs, _of_body(inputs), context)
+        stated = _validated(EditBody, body)
+        return await _with_pictures(stated, _of_body(stated), context)
     parts = await bodies.form(
         request,
         max_files=context.settings.max_references + 8,
