@@ -263,7 +263,7 @@ def test_the_documents_example_tells_every_stage(
     for row in ("load", "first call", "encode a reference", "text", "a step", "decode"):
         assert re.search(rf"^{row} +\d", out, re.MULTILINE), row
     assert (
-        "mini: 64 × 64, 2 steps, 0 references, float32 on cpu, residency all, attention: pytorch"
+        "mini: 64 × 64, 2 steps, 0 references, float32 on cpu, offload none, attention: pytorch"
         in out
     )
     assert "pictures a minute; peak memory resident" in out

@@ -134,7 +134,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         model,
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),
         *("--negative-prompt", "a dog", "--device", "cpu", "--dtype", "bfloat16"),
-        *("--residency", "sequential", "--tokenizer", model / "tokenizer"),
+        *("--offload", "model", "--tokenizer", model / "tokenizer"),
         *("--quantize", "int8", "--no-compile"),
         *("--text-encoder", model / "text_encoder", "--autoencoder", model / "vae"),
     )
@@ -152,7 +152,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen["load"] == {
         "device": "cpu",
         "dtype": "bfloat16",
-        "residency": "sequential",
+        "offload": "model",
         "quantize": "int8",
         "compile": False,
         "components": kleinod.Components(

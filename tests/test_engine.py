@@ -443,7 +443,7 @@ def test_prompts_are_encoded_once_and_together(
 def test_one_component_at_a_time_paints_in_rounds(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = load_sampler(tiny_model, device="cpu", dtype="float32", residency="sequential")
+    pipeline = load_sampler(tiny_model, device="cpu", dtype="float32", offload="model")
     loaded: list[str] = []
     for name, loader in dict(pipeline.residents._loaders).items():
         loading = lambda name=name, loader=loader: loaded.append(name) or loader()  # noqa: E731

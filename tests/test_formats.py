@@ -282,7 +282,7 @@ def test_fp8_without_scales_is_used_and_warned_of(
             components=parts.components(),
             device="cpu",
             dtype="float32",
-            residency="sequential",
+            offload="model",
         )
         pipeline.residents.use("transformer")
     lines = [record.message for record in caplog.records if "float8" in record.message]

@@ -41,7 +41,7 @@ ORDER = (
     "memory",
     "acceleration",
     "streaming",
-    "residency",
+    "offload",
     "painting",
     "preview",
     "sampler",

@@ -163,7 +163,7 @@ def test_answers_while_it_loads_and_finishes_when_it_is_stopped(tmp_path: Path) 
 def test_served_in_int8_and_the_picture_says_so(tmp_path: Path) -> None:
     wish = {"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7}
     with (
-        serving(tmp_path, "--quantize", "int8", residency="all") as server,
+        serving(tmp_path, "--quantize", "int8", offload="none") as server,
         server.client() as client,
     ):
         answer = client.post("/v1/images/generations", json=wish)

@@ -29,7 +29,7 @@ def _run(code: str) -> str:
     "painted",
     [
         "kleinod.load('mini').generate('a fox', seed=1)",
-        "kleinod.load('mini', dtype='bfloat16', residency='sequential').generate('a fox')",
+        "kleinod.load('mini', dtype='bfloat16', offload='model').generate('a fox')",
         "kleinod.Painter.load('mini').generate('a fox')",
     ],
 )

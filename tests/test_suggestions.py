@@ -6,7 +6,7 @@ from kleinod.suggestions import suggestions, unknown_name
 
 FIELDS = (
     *("prompt", "reference_images", "width", "height", "num_inference_steps", "guidance_scale"),
-    *("negative_prompt", "seed", "num_images", "dtype", "device", "residency", "quantize"),
+    *("negative_prompt", "seed", "num_images", "dtype", "device", "offload", "quantize"),
 )
 
 
@@ -20,7 +20,7 @@ FIELDS = (
         ("cfg_scale", "guidance_scale"),
         ("generator", "seed"),
         ("torch_dtype", "dtype"),
-        ("enable_model_cpu_offload", "residency"),
+        ("enable_model_cpu_offload", "offload"),
         ("W", "width"),
         ("numImages", "num_images"),
         ("num-inference-steps", "num_inference_steps"),

@@ -93,7 +93,7 @@ def main() -> None:
     concepts = names.index(concept), names.index(arguments.anchor)
     slug = concept.replace(" ", "-")
     folder = train.RUN / f"removal-{slug}"
-    mini = load_sampler("mini", device="cpu", dtype="float32", residency="all")
+    mini = load_sampler("mini", device="cpu", dtype="float32", offload="none")
     student = trainable(mini)
     for recipe in (replace(REMOVAL, steps=arguments.steps), RECOVERY):
         loop = trained(student, mini, recipe=recipe, icons=icons, concepts=concepts, folder=folder)

@@ -13,7 +13,7 @@ import typer
 
 from kleinod import catalog
 from kleinod.bench.plan import Plan
-from kleinod.cli.options import Quiet, known_models, taking
+from kleinod.cli.options import Offload, OldOffload, Quiet, known_models, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.errors import InputError
 from kleinod.extras import missing_package
@@ -63,9 +63,8 @@ class BenchOptions:
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
     ] = None
-    residency: Annotated[
-        Literal["auto", "all", "sequential", "stream"], typer.Option(help="Components in memory.")
-    ] = "auto"
+    offload: Offload = "auto"
+    residency: OldOffload = None
     quantize: Annotated[
         Literal["int8", "fp8"] | None, typer.Option(help="Compute kleinod's blocks so.")
     ] = None
@@ -154,7 +153,8 @@ def _model(options: BenchOptions, report: Report) -> AbstractContextManager[str 
     return random_model.random_model(
         random_model.RandomModel(name, random_model.SIZES[name], layers),
         options.folder,
-        is_held_whole=bool(options.against) or options.residency == "all",
+        is_held_whole=bool(options.against)
+        or (options.residency or options.offload) in ("none", "all"),
         progress=lambda fraction: report("writing weights", fraction),
     )
 
@@ -166,7 +166,7 @@ def _plan(options: BenchOptions, model: str | Path) -> Plan:
         num_steps=options.steps,
         device=options.device,
         dtype=options.dtype,
-        residency=options.residency,
+        offload=options.residency or options.offload,
         quantize=options.quantize,
         compile=options.compile,
         threads=options.threads,

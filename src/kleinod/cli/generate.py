@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
-from kleinod.cli.progress import Report, progress_bars
+from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.prompts import read_prompt
 from kleinod.cli.stopwatch import Stopwatch
+from kleinod.display import printable
 from kleinod.errors import ModeratedError
 from kleinod.provenance.container import FORMATS
 from kleinod.provenance.receipt import ProvenanceOptions
@@ -49,7 +51,8 @@ def generate(options: GenerateOptions) -> None:
     request = _request(options)
     request.validate()
     destinations = _destinations(options)
-    with progress_bars(quiet=options.quiet or options.json) as report:
+    with startup_status(quiet=options.quiet or options.json) as report:
+        report("checking", 0)
         checked = _check(options, request, destinations)
         watch.lap("check")
         sampler, files = _load(options, report, watch)
@@ -67,7 +70,7 @@ def generate(options: GenerateOptions) -> None:
 
 def _request(options: GenerateOptions) -> ImageRequest:
     return ImageRequest(
-        options.prompt,
+        read_prompt(options.prompt),
         tuple(options.reference or ()),
         width=options.width,
         height=options.height,
@@ -111,6 +114,7 @@ def _load(
     options: GenerateOptions, report: Report, watch: Stopwatch
 ) -> "tuple[Sampler, list[ModelFile]]":
     """The model, and its files with their hashes."""
+    report("loading", 0)
     from kleinod import assembly  # late: torch takes a second, and a mistake above needs none
     from kleinod.provenance import facts
 
@@ -121,7 +125,7 @@ def _load(
         device=options.device,
         dtype=options.dtype,
         components=components,
-        residency=options.residency,
+        offload=options.residency or options.offload,
         quantize=options.quantize,
         compile=options.compile,
         progress=lambda stage, fraction: report("loading", fraction),
@@ -150,11 +154,13 @@ def _generate(
     timings: dict[str, float] = {}
     count = len(prepared.receipts)
     for step in sampler.steps(prepared.resolved, timings=timings):
-        report("painting", step.index / step.num_steps)
+        report("denoising", step.index / step.num_steps)
         latents = step.latents
     watch.lap("other", timings)
+    report("decoding", 0)
     pictures = sampler.decode(latents)
     watch.lap("decode")
+    report("finishing", 0)
     for one in session.finish(prepared, pictures):
         if isinstance(one, session.BlockedImage):
             written.blocked.append(one.error)
@@ -218,7 +224,7 @@ def _print_report(
 ) -> None:
     stream = sys.stderr if options.output == output.STANDARD_OUTPUT else sys.stdout
     for file in files:
-        print(f"{file['path']}  seed {file['seed']}", file=stream)
+        print(f"{printable(file['path'])}  seed {file['seed']}", file=stream)
     # a stage under 5 ms is in the sum, and no news
     told = {name: value for name, value in timings.items() if value >= 0.005}
     stages = (f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in told.items())

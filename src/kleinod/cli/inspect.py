@@ -144,7 +144,7 @@ def _memory(num_bytes: dict[str, int] | None, assumed: list[str]) -> str:
     policies = ", ".join(f"{name} {_size(value)}" for name, value in num_bytes.items())
     names = " and ".join(name.replace("_", " ") for name in assumed)
     rest = f", with the published {names}, not in this file" if names else ""
-    return f"{policies} (by residency; an estimate{rest})"
+    return f"{policies} (by offload; an estimate{rest})"
 
 
 def _size(num_bytes: int) -> str:

@@ -14,9 +14,16 @@ Dtype = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 QuietButPath = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the path.")]
-_RESIDENCY = typer.Option(help="In memory: all components, one at a time, or one block at a time.")
-Residency = Annotated[Literal["auto", "all", "sequential", "stream"], _RESIDENCY]
-ServedResidency = Annotated[Literal["auto", "all", "sequential", "stream"] | None, _RESIDENCY]
+_OFFLOAD = typer.Option(
+    help="What leaves the device while it is not needed: nothing, all components but one (model),"
+    " or all blocks but one (block). Default: by the model's size and the memory."
+)
+Offload = Annotated[Literal["auto", "none", "model", "block"], _OFFLOAD]
+ServedOffload = Annotated[Literal["auto", "none", "model", "block"] | None, _OFFLOAD]
+# the option of version 0.1, for one more release
+OldOffload = Annotated[
+    Literal["auto", "all", "sequential", "stream"] | None, typer.Option("--residency", hidden=True)
+]
 Quantize = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option(
@@ -116,7 +123,8 @@ class GenerateOptions:
     ] = None
     device: Device = None
     dtype: Dtype = None
-    residency: Residency = "auto"
+    offload: Offload = "auto"
+    residency: OldOffload = None
     quantize: Quantize = None
     compile: Compile = None
     watermark: Annotated[

@@ -11,7 +11,7 @@ from kleinod.cli.options import (
     Device,
     Dtype,
     Quantize,
-    ServedResidency,
+    ServedOffload,
     known_models,
     taking,
 )
@@ -42,7 +42,7 @@ class ServeOptions:
     )
     device: Device = None
     dtype: Dtype = None
-    residency: ServedResidency = None
+    offload: ServedOffload = None
     quantize: Quantize = None
     compile: Compile = None
     log_format: Annotated[

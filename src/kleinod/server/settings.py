@@ -45,8 +45,13 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Number format; the model's"
     )
-    residency: Literal["auto", "all", "sequential", "stream"] = Field(
-        "auto", description="In memory: all components, one at a time, or one block at a time"
+    offload: Literal["auto", "none", "model", "block"] = Field(
+        "auto",
+        description="What leaves the device while it is not needed: nothing, all components but"
+        " one, or all blocks but one",
+    )
+    residency: Literal["auto", "all", "sequential", "stream"] | None = Field(
+        None, description="Old name and words of offload, for one more release"
     )
     quantize: Literal["int8", "fp8"] | None = Field(
         None, description="Compute in int8 or fp8: faster, not quite the same picture"

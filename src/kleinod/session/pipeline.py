@@ -28,7 +28,6 @@ from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 from kleinod.request_warnings import RequestWarning
-from kleinod.residency import offload_policy
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 from kleinod.sampler import Sampler
 from kleinod.session.finish import finish
@@ -301,7 +300,7 @@ def load(
             device=device,
             dtype=dtype,
             components=components,
-            residency=offload_policy(offload),
+            offload=offload,
             quantize=quantize,
             compile=compile,
             progress=lambda stage, fraction: report("loading", fraction),

@@ -218,7 +218,7 @@ def _summary(
 def _finetune(recipe: FinetuneRecipe, prepared: _Prepared, listeners: Listeners) -> Path:
     given = preflight.components(recipe)
     sampler = load_sampler(
-        recipe.model, device=recipe.device or None, residency="all", components=given
+        recipe.model, device=recipe.device or None, offload="none", components=given
     )
     loop = _loop(recipe, prepared, sampler)
     loop.on_progress = listeners.progress

@@ -6,8 +6,8 @@ Memory is an estimate, for one picture of the model's own size, without referenc
                  of the text encoder only the token table and the layers that are read
     activations  transformer and text encoder: 40 numbers of 2 bytes per token and width;
                  autoencoder: 11 pictures of its finest width in 2 bytes (measured: docs/log.md)
-    all          every component's held bytes + the largest activations
-    sequential   the largest component with its own activations
+    none         every component's held bytes + the largest activations
+    model        the largest component with its own activations
 
 A component that is not there counts as the published one in bfloat16.
 """
@@ -60,7 +60,7 @@ def _is_read(name: str, num_layers: int) -> bool:
 
 
 def memory(inspection: Inspection) -> dict[str, int] | None:
-    """Bytes under each residency policy; None where it is no klein transformer or model."""
+    """Bytes under each value of offload; None where it is no klein transformer or model."""
     transformer = inspection.part(TRANSFORMER)
     if transformer is None or transformer.finding.family != recognition.KLEIN:
         return None
@@ -73,8 +73,8 @@ def memory(inspection: Inspection) -> dict[str, int] | None:
     ]
     largest = max(need.activations for need in needs)
     return {
-        "all": sum(need.held for need in needs) + largest,
-        "sequential": max(need.held + need.activations for need in needs),
+        "none": sum(need.held for need in needs) + largest,
+        "model": max(need.held + need.activations for need in needs),
     }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from kleinod import catalog
 from kleinod.assembly import load_sampler
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
-from kleinod.residency import AUTO_LIMIT_BYTES, Residents, chosen_policy
+from kleinod.offload import AUTO_LIMIT_BYTES, Residents, chosen_policy
 from kleinod.sampler import Sampler
 from kleinod.weights.fingerprint import fingerprint
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved(tmp_path_factory.mktemp("klein"))
 
 
-def _loaded(folder: Path, residency: str) -> Sampler:
-    return load_sampler(folder, device="cpu", dtype="float32", residency=residency)
+def _loaded(folder: Path, offload: str) -> Sampler:
+    return load_sampler(folder, device="cpu", dtype="float32", offload=offload)
 
 
 def _watched(pipeline: Sampler) -> list[tuple[str, ...]]:
@@ -63,8 +63,8 @@ def test_all_keeps_every_component(folder: Path) -> None:
 
 def test_policies_paint_one_picture(folder: Path) -> None:
     pictures = [
-        _loaded(folder, residency).generate("a cat", **FIELDS).images[0].image
-        for residency in ("all", "sequential")
+        _loaded(folder, offload).generate("a cat", **FIELDS).images[0].image
+        for offload in ("none", "model")
     ]
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
@@ -87,7 +87,7 @@ def test_auto_decides_by_size() -> None:
 def test_auto_keeps_on_the_cpu_what_fits_into_the_free_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, policy: str
 ) -> None:
-    monkeypatch.setattr("kleinod.residency.AUTO_LIMIT_BYTES", 0)
+    monkeypatch.setattr("kleinod.offload.AUTO_LIMIT_BYTES", 0)
     monkeypatch.setattr("kleinod.assembly.available_bytes", lambda: free)
     assert _loaded(folder, "auto").residents.policy == policy
     assert _loaded(folder, "sequential").residents.policy == "sequential"
@@ -187,7 +187,7 @@ def test_second_run_of_a_prompt_paints_without_the_encoder(
 ) -> None:
     monkeypatch.setattr("kleinod.assembly.MIN_STORED_ENCODER_BYTES", 0)
     monkeypatch.setenv("KLEINOD_CACHE", str(tmp_path))
-    options = {"device": "cpu", "dtype": torch.float32, "residency": "sequential"}
+    options = {"device": "cpu", "dtype": torch.float32, "offload": "model"}
     first = load_sampler(folder, **options).generate("a cat", **FIELDS)
     second = load_sampler(folder, **options)
     used: list[str] = []
