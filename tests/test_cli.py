@@ -85,7 +85,7 @@ def test_picture_is_written_and_reported(tiny_model: Path, folder: Path) -> None
 
 def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     summary = _generated_json(tiny_model, "--seed", 7, "--width", 64, "-o", "a.png")
-    expected = {"images", "num_moderated", "model", "timings", "peak_memory_bytes"}
+    expected = {*("images", "num_moderated", "warnings", "model", "timings", "peak_memory_bytes")}
     assert summary.keys() == expected
     assert summary["model"] == "tiny"
     digest = hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
@@ -97,7 +97,8 @@ def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     stages = {"load", "text", "denoise", "decode", "finish", "total"}
     assert {f"{stage}_seconds" for stage in stages} <= summary["timings"].keys()
     assert all(seconds >= 0 for seconds in summary["timings"].values())
-    assert summary["timings"]["total_seconds"] >= summary["timings"]["load_seconds"]
+    total = summary["timings"].pop("total_seconds")
+    assert total == pytest.approx(sum(summary["timings"].values()))
     assert summary["peak_memory_bytes"] > 50_000_000
 
 
@@ -333,8 +334,9 @@ def test_latents_that_are_not_finite_are_an_error(broken_model: Path, folder: Pa
     tensors["img_in.weight"].fill_(float("nan"))
     save_file(tensors, file)
     result = _generate(broken_model)
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: ") and "not finite" in result.stderr
+    # found in the latents, or in the weights where a processor has to convert them
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("error: ") and "finite" in result.stderr
     assert list(folder.iterdir()) == []
 
 
@@ -380,7 +382,7 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
     )
     assert process.stderr is not None
     drawn = ""
-    while "painting" not in drawn:
+    while "denoising" not in drawn:
         letter = process.stderr.read(1)
         assert letter, drawn
         drawn += letter

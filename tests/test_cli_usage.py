@@ -163,8 +163,8 @@ def test_hidden_names_are_not_in_the_help() -> None:
         (["--seed", "-1"], "--seed: -1 is under 0; give at least 0"),
         (["--width", "100"], "--width: 100 is not a multiple of 16; the nearest is 96"),
         (["--width", "8192", "--height", "64"], "--width x --height: 8192x64 is longer than 8:1"),
-        (["--receipt", "receipt.txt"], "--receipt: receipt.txt is no .json file"),
-        (["-o", "a.gif"], "--output: a.gif is neither folder nor picture"),
+        (["--receipt", "receipt.txt"], "--receipt: receipt.txt must be a .json file"),
+        (["-o", "a.gif"], "--output: a.gif is neither a folder nor a picture file"),
         (["--safety-tolerance", "9"], "--safety-tolerance: 9"),
     ],
 )

@@ -17,6 +17,7 @@ from kleinod.assembly import load_sampler
 from kleinod.config import TextEncoderConfig
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.products import JoinedLinear
+from kleinod.quantization.stored import StoredLinear, StoredWeight
 from kleinod.request import Components
 from kleinod.weights import loading
 
@@ -43,7 +44,20 @@ def _whole(module: nn.Module) -> dict[str, Tensor]:
         if isinstance(child, JoinedLinear):
             parts = [state.pop(f"{name}.parts.{i}") for i in range(len(child.parts))]
             state[f"{name}.weight"] = torch.cat(parts)
+        elif isinstance(child, StoredLinear):
+            # a processor without bfloat16 GEMMs keeps pieces that are expanded where they are used
+            own = [key for key in state if key.startswith(f"{name}.parts.")]
+            dtype = state[own[0]].dtype
+            for key in own:
+                del state[key]
+            state[f"{name}.weight"] = torch.cat([_expanded(part, dtype) for part in child.parts])
     return state
+
+
+def _expanded(part: StoredWeight, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(*part.shape, dtype=dtype)
+    part.fill(out, slice(None))
+    return out
 
 
 def _assert_same(mine: nn.Module, theirs: nn.Module) -> None:

@@ -42,7 +42,7 @@ def _watched(pipeline: Sampler) -> list[tuple[str, ...]]:
     return held
 
 
-def test_sequential_holds_one_component_at_a_time(folder: Path) -> None:
+def test_model_offload_holds_one_component_at_a_time(folder: Path) -> None:
     pipeline = _loaded(folder, "sequential")
     assert pipeline.residents.held == ()
     held = _watched(pipeline)
@@ -70,7 +70,7 @@ def test_policies_paint_one_picture(folder: Path) -> None:
 
 
 def test_a_released_component_leaves_the_address_space(folder: Path) -> None:
-    pipeline = _loaded(folder, "sequential")
+    pipeline = _loaded(folder, "model")
     pipeline.residents.use("text_encoder")
     assert "text_encoder/model.safetensors" in Path("/proc/self/maps").read_text()
     pipeline.residents.use("transformer")
@@ -78,19 +78,20 @@ def test_a_released_component_leaves_the_address_space(folder: Path) -> None:
 
 
 def test_auto_decides_by_size() -> None:
-    assert chosen_policy("auto", AUTO_LIMIT_BYTES - 1) == "all"
-    assert chosen_policy("auto", AUTO_LIMIT_BYTES) == "sequential"
-    assert chosen_policy("all", AUTO_LIMIT_BYTES) == "all"
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES - 1) == "none"
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES) == "model"
+    assert chosen_policy("none", AUTO_LIMIT_BYTES) == "none"
 
 
-@pytest.mark.parametrize(("free", "policy"), [(0, "sequential"), (2**40, "all")])
+@pytest.mark.parametrize(("free", "policy"), [(0, "model"), (2**40, "none")])
 def test_auto_keeps_on_the_cpu_what_fits_into_the_free_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, policy: str
 ) -> None:
     monkeypatch.setattr("kleinod.offload.AUTO_LIMIT_BYTES", 0)
     monkeypatch.setattr("kleinod.assembly.available_bytes", lambda: free)
     assert _loaded(folder, "auto").residents.policy == policy
-    assert _loaded(folder, "sequential").residents.policy == "sequential"
+    assert _loaded(folder, "model").residents.policy == "model"
+    assert _loaded(folder, "sequential").residents.policy == "model"
 
 
 def test_a_failed_load_holds_nothing() -> None:

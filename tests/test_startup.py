@@ -30,7 +30,7 @@ def _run(code: str) -> str:
     [
         "kleinod.load('mini').generate('a fox', seed=1)",
         "kleinod.load('mini', dtype='bfloat16', offload='model').generate('a fox')",
-        "kleinod.Painter.load('mini').generate('a fox')",
+        "kleinod.load('mini').generate('a fox')",
     ],
 )
 def test_painting_imports_no_compiler(painted: str) -> None:

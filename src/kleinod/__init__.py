@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from kleinod.version import __version__
+from kleinod.version import __version__ as __version__
 
 if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
@@ -86,7 +86,6 @@ __all__ = [
     "SigningError",
     "Step",
     "WeightsError",
-    "__version__",
     "load",
 ]
 
@@ -99,4 +98,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return [*__all__, "__version__"]
