@@ -19,7 +19,7 @@ from kleinod.errors import InputError, KleinodError
 from kleinod.provenance import frame
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity, trusted
-from kleinod.provenance.container import MIME
+from kleinod.provenance.container import MIME, READ_MIME
 from kleinod.provenance.receipt import Receipt
 
 GENERATOR = "kleinod"
@@ -44,7 +44,7 @@ class Reference:
         """A reference's file as it is; only its pixels where no manifest can be in it."""
         with Image.open(path) as opened:
             format_name = str(opened.format)
-        if format_name in MIME:
+        if format_name in READ_MIME:
             return cls(name, path.read_bytes(), format_name)
         return cls.of_pixels(name, image)
 
@@ -81,7 +81,7 @@ def signed(
         context = c2pa.Context(c2pa.Settings.from_dict(_SETTINGS))
         with c2pa.Builder(definition, context) as builder, _signer(identity) as signer:
             for index, reference in enumerate(references):
-                mime, stream = MIME[reference.format_name], io.BytesIO(reference.data)
+                mime, stream = READ_MIME[reference.format_name], io.BytesIO(reference.data)
                 facts = {"title": reference.name, "label": _label(index), "format": mime}
                 facts["relationship"] = "componentOf" if index else "parentOf"
                 builder.add_ingredient(facts, mime, stream)
@@ -154,7 +154,7 @@ def judged(data: bytes, format_name: str) -> Verdict:
     settings = _SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
     context = c2pa.Context(c2pa.Settings.from_dict(settings))
     try:
-        with c2pa.Reader(MIME[format_name], io.BytesIO(data), context=context) as reader:
+        with c2pa.Reader(READ_MIME[format_name], io.BytesIO(data), context=context) as reader:
             report = json.loads(reader.json())
             detail = json.loads(reader.detailed_json()) if len(report["manifests"]) > 1 else {}
     except c2pa.C2paError.ManifestNotFound:
@@ -162,7 +162,8 @@ def judged(data: bytes, format_name: str) -> Verdict:
     except c2pa.C2paError as error:
         return Verdict("invalid", (f"the manifest cannot be read: {error}",))
     verdict = _verdict(report)
-    if verdict.state == "invalid" or verdict.generator.split(" ")[0] != GENERATOR:
+    is_ours = verdict.generator.split(" ")[0] == GENERATOR and format_name in MIME
+    if verdict.state == "invalid" or not is_ours:
         return verdict
     brands = frame.first_box(data).hex() if format_name == "AVIF" else ""
     is_whole = frame.is_as_written(data, format_name, hashes=_hashes_of_references(detail))
