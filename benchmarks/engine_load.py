@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.engine import Engine, EngineOptions, Finished, Mailbox
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 
 THINGS = ("fox", "owl", "cat", "apple", "ship", "house", "tree", "cup", "star", "key", "fish")
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "purple", "orange")
@@ -72,7 +73,7 @@ class Clients:
             number = next(self._numbers)
             mailbox = Mailbox()
             start = time.perf_counter()
-            request = kleinod.Request(prompt(number), seed=number, **self.fields)
+            request = kleinod.ImageRequest(prompt(number), seed=number, **self.fields)
             self.engine.submit(request, key=key, on_event=mailbox.put)
             *_, end = mailbox
             assert isinstance(end, Finished), end
@@ -92,7 +93,7 @@ def main() -> None:
     options = _parser().parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    pipeline = kleinod.load(options.model, device=options.device)
+    pipeline = load_sampler(options.model, device=options.device)
     if options.memory:
         rows = _memory(pipeline, options)
         print(json.dumps(rows) if options.json else _memory_table(rows))
@@ -120,9 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(
-    pipeline: Pipeline, count: int, is_batching: bool, options: argparse.Namespace
-) -> Row:
+def _measured(pipeline: Sampler, count: int, is_batching: bool, options: argparse.Namespace) -> Row:
     limits = EngineOptions(
         max_batch=options.max_batch,
         max_batch_tokens=options.max_batch_tokens,
@@ -150,7 +149,7 @@ def _measured(
     )
 
 
-def _memory(pipeline: Pipeline, options: argparse.Namespace) -> list[dict[str, float]]:
+def _memory(pipeline: Sampler, options: argparse.Namespace) -> list[dict[str, float]]:
     """Resident megabytes after each tenth of so many pictures."""
     rows: list[dict[str, float]] = []
     with Engine(pipeline) as engine:

@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import attacks
 from test_manifest import RECEIPT
 
-from kleinod import generation
 from kleinod.provenance import audit, container, manifest
-from kleinod.provenance.receipt import Choices
+from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.safety import Guard, Policy
+from kleinod.session import prepare_signing
+from kleinod.session.finish import mark
 
 NAMES = ("PNG", "JPEG", "WEBP", "AVIF")
 THINGS = (
@@ -37,12 +38,12 @@ def main() -> None:
     picture = attacks.photograph("astronaut", 1024)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KLEINOD_HOME"] = folder
-        signing = generation.signing(Choices())
+        signing = prepare_signing(ProvenanceOptions())
         assert signing is not None
         log = audit.AuditLog(Path(folder) / "audit.jsonl")
-        marked, receipt = generation.marked(picture, DRAFT)
+        marked, receipt = mark(picture, DRAFT)
         print("| what | PNG | JPEG | WebP | AVIF |\n|---|---|---|---|---|")
-        _row("mark, receipt, hashes of the pixels", 4 * [lambda: generation.marked(picture, DRAFT)])
+        _row("mark, receipt, hashes of the pixels", 4 * [lambda: mark(picture, DRAFT)])
         _row("bare picture encoded", [lambda n=n: _bare(picture, n) for n in NAMES])
         _row(
             "marked picture with its receipt encoded",

@@ -10,12 +10,11 @@ import kleinod
 
 def edit(prompt: str, references: list[str], output: str, *, model: str = "mini") -> None:
     """Paint one picture from references; it gets the first one's shape."""
-    pipeline = kleinod.load(model)
-    result = pipeline.generate(prompt, reference_images=references)
+    pipe = kleinod.load(model)
+    result = pipe.generate(prompt, reference_images=references)
     picture = result.images[0]
-    picture.image.save(output)
     seconds = result.timings["total_seconds"]
-    print(f"{output}, seed {picture.seed}, {seconds:.2f} s")
+    print(f"{picture.save(output)}, seed {picture.seed}, {seconds:.2f} s")
 
 
 if __name__ == "__main__":

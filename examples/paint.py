@@ -1,4 +1,4 @@
-"""Text to picture with progress: python examples/paint.py "a fox on a blue background" fox.png"""
+"""Text to picture, step by step: python examples/paint.py "a fox on a blue background" fox.png"""
 
 import argparse
 
@@ -6,13 +6,12 @@ import kleinod
 
 
 def paint(prompt: str, output: str, *, model: str = "mini") -> None:
-    """Paint one picture, saying each step."""
-    pipeline = kleinod.load(model)
-    request = pipeline.settled(kleinod.Request(prompt))
-    for step in pipeline.steps(request):
+    """Generate one picture, saying each step."""
+    pipe = kleinod.load(model)
+    for step in pipe.stream(prompt):
         print(f"step {step.index} of {step.num_steps}, sigma {step.sigma:.3f}")
-    pipeline.decode(step.latents)[0].save(output)
-    print(f"{output}, seed {request.seed}")
+    picture = step.images[0]
+    print(f"{picture.save(output)}, seed {picture.seed}")
 
 
 if __name__ == "__main__":

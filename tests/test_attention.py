@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.models import attention
 
 
@@ -64,7 +64,7 @@ def test_elsewhere_it_is_torchs(
 
 @pytest.mark.parametrize(("quantize", "expected"), [(None, "attention"), ("int8", "inexact")])
 def test_only_lossy_modes_round_scores(quantize: str | None, expected: str) -> None:
-    pipeline = kleinod.load("mini", device="cpu", quantize=quantize)
+    pipeline = load_sampler("mini", device="cpu", quantize=quantize)
     transformer = pipeline.residents.use("transformer")
     blocks = (*transformer.double_blocks, *transformer.single_blocks)
     assert {block.attention for block in blocks} == {getattr(attention, expected)}

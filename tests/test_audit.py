@@ -12,9 +12,9 @@ import pytest
 from tiny_folder import save_tiny_model
 from typer.testing import CliRunner
 
+import kleinod
 from kleinod.cli import app
 from kleinod.errors import InputError, ModeratedError
-from kleinod.painter import Painter
 from kleinod.provenance import audit, audit_reading
 from kleinod.provenance.audit import AuditLog, Event
 from kleinod.safety.pictures import Drawings
@@ -252,7 +252,7 @@ def test_what_a_filter_stops_is_in_the_log(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Drawings, "scores", lambda *_: {SEXUAL: next(scores)})
     assert _run("generate", "a fox", *options, "-n", 2)[0] == 3
     with pytest.raises(ModeratedError):
-        Painter.load(model).generate("a nude woman")
+        kleinod.load(model).generate("a nude woman")
     entries = [json.loads(line) for line in _lines(log)]
     events = [(entry["event"], entry["facts"].get("moment")) for entry in entries]
     stopped = ("moderated", "prompt")

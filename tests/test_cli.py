@@ -22,11 +22,12 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
 import kleinod
-from kleinod import catalog
+from kleinod import assembly, catalog
+from kleinod.assembly import load_sampler
 from kleinod.cli import app
 from kleinod.cli.progress import progress_bars
-from kleinod.pipeline import Pipeline
 from kleinod.provenance import container
+from kleinod.sampler import Sampler
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -
     reference.save("reference.png")
     plain = "--watermark", "none"
     _generated_json(tiny_model, "--seed", 7, "-n", 2, "-r", "reference.png", "--steps", 3, *plain)
-    pipeline = kleinod.load(tiny_model)
+    pipeline = load_sampler(tiny_model)
     result = pipeline.generate(
         "a cat", reference_images=[reference], num_inference_steps=3, seed=7, num_images=2
     )
@@ -117,18 +118,18 @@ def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -
 def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_tiny_model(tmp_path / "base", is_distilled=False)
     seen: dict[str, Any] = {}
-    settled, load = Pipeline.settled, kleinod.load
+    resolve, load = Sampler.resolve, assembly.load_sampler
 
-    def spied_settled(self: Pipeline, request: kleinod.Request) -> kleinod.Request:
+    def spied_resolve(self: Sampler, request: kleinod.ImageRequest) -> kleinod.ResolvedRequest:
         seen["request"] = seen.get("request", request)
-        return settled(self, request)
+        return resolve(self, request)
 
-    def spied_load(model: str, **options: object) -> Pipeline:
+    def spied_load(model: str, **options: object) -> Sampler:
         seen["load"] = options
         return load(model, **options)
 
-    monkeypatch.setattr(Pipeline, "settled", spied_settled)
-    monkeypatch.setattr(kleinod, "load", spied_load)
+    monkeypatch.setattr(Sampler, "resolve", spied_resolve)
+    monkeypatch.setattr(assembly, "load_sampler", spied_load)
     _generated_json(
         model,
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),
@@ -137,7 +138,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         *("--quantize", "int8", "--no-compile"),
         *("--text-encoder", model / "text_encoder", "--autoencoder", model / "vae"),
     )
-    assert seen["request"] == kleinod.Request(
+    assert seen["request"] == kleinod.ImageRequest(
         "a cat",
         width=64,
         height=80,
@@ -235,8 +236,8 @@ def test_models_lists_what_is_known_and_present(
         (["--strength", "1"], "--strength"),
         (["-r", "absent.png"], "absent.png (No such file or directory)"),
         (["-o", "/proc/kleinod/cat.png"], "output: cannot write /proc/kleinod/cat.png"),
-        (["-o", "cat.psd"], "output: cat.psd is neither folder nor picture"),
-        (["--receipt", "receipt.txt"], "receipt: receipt.txt is no .json file"),
+        (["-o", "cat.psd"], "output: cat.psd is neither a folder nor a picture file"),
+        (["--receipt", "receipt.txt"], "receipt: receipt.txt must be a .json file"),
         (["--receipt", "/proc/kleinod/a.json"], "receipt: cannot write /proc/kleinod/a.json"),
         (["--watermark", "loud"], "--watermark"),
         (["--c2pa", "maybe"], "--c2pa"),
@@ -384,7 +385,7 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
         assert letter, drawn
         drawn += letter
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == "" and error.endswith("stopped\n") and "Traceback" not in error
     assert list(folder.iterdir()) == []
@@ -393,7 +394,7 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
 @pytest.mark.parametrize(
     "statement",
     [
-        "import kleinod; kleinod.Request, kleinod.InputError, kleinod.Components",
+        "import kleinod; kleinod.ImageRequest, kleinod.InputError, kleinod.Components",
         "from kleinod.cli import app; app(['--help'])",
         "from kleinod.cli import app; app(['models'])",
         "from kleinod.cli import app; app(['generate', 'x', '--width', '100'])",

@@ -1,6 +1,7 @@
 """Pictures get the right names, nothing unnamed is overwritten, no half file is left."""
 
-import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,10 @@ from kleinod.errors import InputError
 
 
 def _names(chosen: output.Destination, count: int, *, seed: int = 7) -> list[str]:
-    """The names of so many pictures, each written before the next is named."""
+    """The names of so many pictures, written one after the other."""
     paths = []
     for index in range(count):
-        path = chosen.path(seed + index, index=index, count=count)
-        output.write(path, b"picture")
+        path = chosen.write(b"picture", seed=seed + index, index=index, count=count)
         paths.append(path.name)
     return paths
 
@@ -73,9 +73,11 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupted(source: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        output.write(tmp_path / "cat.png", b"picture")
+    for name in ("replace", "link"):
+        monkeypatch.setattr(output.os, name, interrupted)
+    for path in (tmp_path / "cat.png", tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            _names(output.destination(path), 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,18 +85,62 @@ def test_full_disk_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
+    chosen = output.destination(tmp_path / "cat.png")
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="No space left"):
-        output.write(tmp_path / "cat.png", b"picture")
+        _names(chosen, 1)
 
 
-def test_write_gives_the_hash_of_the_file(tmp_path: Path) -> None:
-    digest = output.write(tmp_path / "cat.png", b"picture")
-    assert digest == hashlib.sha256((tmp_path / "cat.png").read_bytes()).hexdigest()
+@pytest.mark.parametrize("has_hard_links", [True, False])
+def test_writers_at_once_overwrite_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_hard_links: bool
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_hard_links:
+        monkeypatch.setattr(output.os, "link", refuse)
+    with ThreadPoolExecutor(16) as pool:
+        numbers = [str(number).encode() for number in range(48)]
+        paths = list(
+            pool.map(
+                lambda data: output.destination(tmp_path).write(data, seed=5, index=0, count=1),
+                numbers,
+            )
+        )
+    assert len(set(paths)) == 48
+    assert sorted(path.read_bytes() for path in paths) == sorted(numbers)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real.png").write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to("real.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "new.png")
+    for name in ("link.png", "dangling.png"):
+        _names(output.destination(tmp_path / name), 1)
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "real.png").read_bytes() == (tmp_path / "new.png").read_bytes() == b"picture"
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert output.destination(Path("~/cat.png")).folder == tmp_path
+    assert output.receipt_destination(Path("~/cat.json")).folder == tmp_path
+
+
+def test_standard_output_takes_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(output.sys, "stdout", io.TextIOWrapper(buffer))
+    assert _names(output.destination(Path("-")), 1) == ["-"]
+    assert buffer.getvalue() == b"picture"
+    with pytest.raises(InputError, match="output: 2 images do not fit into standard output"):
+        output.destination(Path("-"), count=2)
 
 
 def test_receipts_are_numbered_like_pictures(tmp_path: Path) -> None:
     chosen = output.receipt_destination(tmp_path / "cat.json")
     assert _names(chosen, 2) == ["cat-1.json", "cat-2.json"]
-    with pytest.raises(InputError, match=r"^receipt: .* is no \.json file"):
+    with pytest.raises(InputError, match=r"^receipt: .* must be a \.json file"):
         output.receipt_destination(tmp_path / "cat.txt")

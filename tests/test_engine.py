@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.engine import (
     Cancelled,
     Engine,
@@ -24,16 +26,21 @@ from kleinod.engine import (
 )
 from kleinod.engine.events import SLOW_SECONDS
 from kleinod.errors import EngineClosedError, InputError, QueueFullError
-from kleinod.pipeline import Pipeline
-from kleinod.request import Request
+from kleinod.request import ImageRequest
+from kleinod.sampler import Sampler
 
 SECONDS = 60
+
+NOT_FINITE = (
+    "step 1: latents are not finite; the weights may be damaged: run `kleinod inspect` on the "
+    "model's files"
+)
 
 
 class Gate:
     """Holds every pass back until it is let through; remembers how many pictures each had."""
 
-    def __init__(self, pipeline: Pipeline, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, pipeline: Sampler, patch: pytest.MonkeyPatch) -> None:
         self.passes: list[int] = []
         self._allowed = threading.Semaphore(0)
         self._arrived = threading.Semaphore(0)
@@ -58,17 +65,17 @@ class Gate:
 
 
 @pytest.fixture
-def pipeline(tiny_model: Path) -> Pipeline:
-    return kleinod.load(tiny_model, device="cpu", dtype="float32")
+def pipeline(tiny_model: Path) -> Sampler:
+    return load_sampler(tiny_model, device="cpu", dtype="float32")
 
 
 @pytest.fixture
-def gate(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(pipeline: Sampler, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(pipeline, monkeypatch)
 
 
-def small(prompt: str = "a", **fields: object) -> Request:
-    return Request(prompt, **{"width": 64, "height": 64, "num_inference_steps": 2, **fields})
+def small(prompt: str = "a", **fields: object) -> ImageRequest:
+    return ImageRequest(prompt, **{"width": 64, "height": 64, "num_inference_steps": 2, **fields})
 
 
 def end(mailbox: Mailbox) -> Event:
@@ -89,14 +96,14 @@ def difference(first: Image.Image, second: Image.Image) -> int:
     return int(np.abs(pair[0] - pair[1]).max())
 
 
-def submitted(engine: Engine, *requests: Request, key: str = "") -> list[Mailbox]:
+def submitted(engine: Engine, *requests: ImageRequest, key: str = "") -> list[Mailbox]:
     mailboxes = [Mailbox() for _ in requests]
     for request, mailbox in zip(requests, mailboxes, strict=True):
         engine.submit(request, key=key, on_event=mailbox.put)
     return mailboxes
 
 
-def test_events_of_a_request(pipeline: Pipeline) -> None:
+def test_events_of_a_request(pipeline: Sampler) -> None:
     events: list[Event] = []
     with Engine(pipeline) as engine:
         ticket = engine.submit(small(num_images=2, seed=4), on_event=events.append)
@@ -110,7 +117,7 @@ def test_events_of_a_request(pipeline: Pipeline) -> None:
     assert finished.timings.keys() == {f"{stage}_seconds" for stage in stages}
 
 
-def test_a_new_request_joins_at_the_next_step(pipeline: Pipeline, gate: Gate) -> None:
+def test_a_new_request_joins_at_the_next_step(pipeline: Sampler, gate: Gate) -> None:
     with Engine(pipeline) as engine:
         (first,) = submitted(engine, small())
         gate.wait()
@@ -133,7 +140,7 @@ def test_shared_passes_give_what_each_gets_alone(tmp_path: Path, is_distilled: b
     from tiny_folder import save_tiny_model
 
     model = save_tiny_model(tmp_path / "m", is_distilled=is_distilled)
-    pipeline = kleinod.load(model, device="cpu", dtype="float32")
+    pipeline = load_sampler(model, device="cpu", dtype="float32")
     guidance = [None] * 3 if is_distilled else [3.3, 5.0, 2.0]
     reference = Image.effect_mandelbrot((80, 64), (-2, -1.5, 1, 1.5), 9).convert("RGB")
     requests = [
@@ -150,7 +157,7 @@ def test_shared_passes_give_what_each_gets_alone(tmp_path: Path, is_distilled: b
     assert max(difference(*pair) for pair in pairs) <= 1
 
 
-def test_without_batching_pictures_are_bit_equal_to_the_pipelines(pipeline: Pipeline) -> None:
+def test_without_batching_pictures_are_bit_equal_to_the_pipelines(pipeline: Sampler) -> None:
     requests = [small(f"{seed}", seed=seed) for seed in range(3)]
     alone = [pipeline.generate(**vars(request)).images[0].image for request in requests]
     with Engine(pipeline, EngineOptions(is_batching=False)) as engine:
@@ -160,7 +167,7 @@ def test_without_batching_pictures_are_bit_equal_to_the_pipelines(pipeline: Pipe
         assert engine.stats().passes_total == 6
 
 
-def test_other_shapes_take_turns(pipeline: Pipeline, gate: Gate) -> None:
+def test_other_shapes_take_turns(pipeline: Sampler, gate: Gate) -> None:
     with Engine(pipeline) as engine:
         submitted(engine, small(num_inference_steps=50), small(num_inference_steps=50))
         gate.wait()
@@ -171,16 +178,16 @@ def test_other_shapes_take_turns(pipeline: Pipeline, gate: Gate) -> None:
         engine.close(finish=False)
 
 
-def test_a_request_for_many_pictures_is_painted_in_parts(pipeline: Pipeline, gate: Gate) -> None:
+def test_a_request_for_many_pictures_is_painted_in_parts(pipeline: Sampler, gate: Gate) -> None:
     gate.open()
     with Engine(pipeline, EngineOptions(max_batch=2)) as engine:
-        (mailbox,) = submitted(engine, Request(("a", "b"), width=64, height=64, num_images=2))
+        (mailbox,) = submitted(engine, ImageRequest(("a", "b"), width=64, height=64, num_images=2))
         event = end(mailbox)
     assert isinstance(event, Finished) and len(event.images) == 4
     assert gate.passes == [2, 2, 2, 2]
 
 
-def test_large_pictures_do_not_share(pipeline: Pipeline, gate: Gate) -> None:
+def test_large_pictures_do_not_share(pipeline: Sampler, gate: Gate) -> None:
     gate.open()
     tokens = 16 + pipeline.tokenizer.max_length
     with Engine(pipeline, EngineOptions(max_batch_tokens=2 * tokens)) as engine:
@@ -189,7 +196,7 @@ def test_large_pictures_do_not_share(pipeline: Pipeline, gate: Gate) -> None:
     assert max(gate.passes) == 2
 
 
-def test_fifty_requests_of_one_key_do_not_starve_another(pipeline: Pipeline, gate: Gate) -> None:
+def test_fifty_requests_of_one_key_do_not_starve_another(pipeline: Sampler, gate: Gate) -> None:
     with Engine(pipeline, EngineOptions(max_batch=2)) as engine:
         submitted(engine, *[small(seed=i) for i in range(50)], key="many")
         gate.wait()
@@ -204,7 +211,7 @@ def test_fifty_requests_of_one_key_do_not_starve_another(pipeline: Pipeline, gat
         engine.close(finish=False)
 
 
-def test_shapes_of_one_key_do_not_starve_another(pipeline: Pipeline, gate: Gate) -> None:
+def test_shapes_of_one_key_do_not_starve_another(pipeline: Sampler, gate: Gate) -> None:
     """Every place is taken by one key's groups, which refill themselves."""
     with Engine(pipeline, EngineOptions(max_batch=2, max_running=4)) as engine:
         many = [small(width=64 + 16 * (i % 2), seed=i) for i in range(60)]
@@ -217,7 +224,7 @@ def test_shapes_of_one_key_do_not_starve_another(pipeline: Pipeline, gate: Gate)
         engine.close(finish=False)
 
 
-def test_cancelling_frees_the_place_at_the_next_step(pipeline: Pipeline, gate: Gate) -> None:
+def test_cancelling_frees_the_place_at_the_next_step(pipeline: Sampler, gate: Gate) -> None:
     mailboxes = [Mailbox() for _ in range(3)]
     with Engine(pipeline, EngineOptions(max_batch=1, max_running=1)) as engine:
         tickets = [
@@ -237,7 +244,7 @@ def test_cancelling_frees_the_place_at_the_next_step(pipeline: Pipeline, gate: G
     assert len(gate.passes) == 1 + 2
 
 
-def test_a_bad_request_is_refused_at_once(pipeline: Pipeline) -> None:
+def test_a_bad_request_is_refused_at_once(pipeline: Sampler) -> None:
     with Engine(pipeline) as engine, pytest.raises(InputError, match="width: 100"):
         engine.submit(small(width=100), on_event=print)
     with pytest.raises(EngineClosedError):
@@ -246,7 +253,7 @@ def test_a_bad_request_is_refused_at_once(pipeline: Pipeline) -> None:
         EngineOptions(max_batch=0)
 
 
-def test_a_full_queue_refuses(pipeline: Pipeline, gate: Gate) -> None:
+def test_a_full_queue_refuses(pipeline: Sampler, gate: Gate) -> None:
     with Engine(pipeline, EngineOptions(max_queue=2, max_batch=1, max_running=1)) as engine:
         submitted(engine, small())
         gate.wait()
@@ -261,7 +268,7 @@ def test_a_full_queue_refuses(pipeline: Pipeline, gate: Gate) -> None:
 
 
 def test_what_spoils_one_request_leaves_the_others(
-    pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    pipeline: Sampler, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = [pipeline.generate(**vars(small(seed=seed))) for seed in (gate.open(), 1, 2)[1:]]
     encode = pipeline.encode_references
@@ -293,13 +300,13 @@ def test_what_spoils_one_request_leaves_the_others(
         ends = [end(mailbox) for mailbox in bad]
         assert engine.stats().failures_total == 3
     assert ends[0] == Failed("reference_images: it is spoiled", is_users_fault=True)
-    assert ends[1] == ends[2] == Failed("step 1: latents are not finite; try float32")
+    assert ends[1] == ends[2] == Failed(NOT_FINITE)
     for made, result in zip(pictures, alone, strict=True):
         assert difference(made, result.images[0].image) <= 1
 
 
 def test_memory_that_does_not_reach_makes_smaller_passes(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer = pipeline.residents.use("transformer")
     forward, passes = transformer.forward, []
@@ -322,7 +329,7 @@ def test_memory_that_does_not_reach_makes_smaller_passes(
 
 
 def test_an_error_of_one_is_found_among_many(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = pipeline.decode
     marked = pipeline.generate(**vars(small(seed=3))).images[0].image
@@ -341,7 +348,7 @@ def test_an_error_of_one_is_found_among_many(
     assert ends[3].reason.startswith("internal: RuntimeError: a kernel of nobody's making; ")
 
 
-def test_a_bad_turn_is_not_the_last(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_turn_is_not_the_last(pipeline: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     from kleinod.engine.bench import Bench
 
     with Engine(pipeline) as engine:
@@ -354,7 +361,7 @@ def test_a_bad_turn_is_not_the_last(pipeline: Pipeline, monkeypatch: pytest.Monk
 
 
 def test_a_subscriber_that_raises_is_dropped(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+    pipeline: Sampler, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Event] = []
 
@@ -370,7 +377,7 @@ def test_a_subscriber_that_raises_is_dropped(
     assert "a subscriber raised at Started" in caplog.text
 
 
-def test_a_slow_subscriber_is_told_only_the_end(pipeline: Pipeline) -> None:
+def test_a_slow_subscriber_is_told_only_the_end(pipeline: Sampler) -> None:
     told: list[Event] = []
 
     def slow(event: Event) -> None:
@@ -382,7 +389,7 @@ def test_a_slow_subscriber_is_told_only_the_end(pipeline: Pipeline) -> None:
     assert [type(event) for event in told] == [Started, Finished]
 
 
-def test_a_mailbox_that_nobody_reads_does_not_grow(pipeline: Pipeline) -> None:
+def test_a_mailbox_that_nobody_reads_does_not_grow(pipeline: Sampler) -> None:
     with Engine(pipeline) as engine:
         (mailbox,) = submitted(engine, small(num_inference_steps=40))
     events = list(mailbox)
@@ -392,7 +399,7 @@ def test_a_mailbox_that_nobody_reads_does_not_grow(pipeline: Pipeline) -> None:
         mailbox.get(0.01)
 
 
-def test_closing_finishes_or_drops(pipeline: Pipeline, gate: Gate) -> None:
+def test_closing_finishes_or_drops(pipeline: Sampler, gate: Gate) -> None:
     gate.open()
     engine = Engine(pipeline)
     mailboxes = submitted(engine, *[small(seed=seed) for seed in range(20)])
@@ -401,7 +408,7 @@ def test_closing_finishes_or_drops(pipeline: Pipeline, gate: Gate) -> None:
     assert not engine.is_open
 
 
-def test_closing_drops_at_the_next_step(pipeline: Pipeline, gate: Gate) -> None:
+def test_closing_drops_at_the_next_step(pipeline: Sampler, gate: Gate) -> None:
     engine = Engine(pipeline, EngineOptions(max_batch=1))
     mailboxes = submitted(engine, small(num_inference_steps=50), small())
     gate.wait()
@@ -416,7 +423,7 @@ def test_closing_drops_at_the_next_step(pipeline: Pipeline, gate: Gate) -> None:
 
 
 def test_prompts_are_encoded_once_and_together(
-    pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    pipeline: Sampler, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode, calls = pipeline._encode, []
 
@@ -436,7 +443,7 @@ def test_prompts_are_encoded_once_and_together(
 def test_one_component_at_a_time_paints_in_rounds(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = kleinod.load(tiny_model, device="cpu", dtype="float32", residency="sequential")
+    pipeline = load_sampler(tiny_model, device="cpu", dtype="float32", residency="sequential")
     loaded: list[str] = []
     for name, loader in dict(pipeline.residents._loaders).items():
         loading = lambda name=name, loader=loader: loaded.append(name) or loader()  # noqa: E731
@@ -449,7 +456,7 @@ def test_one_component_at_a_time_paints_in_rounds(
     assert loaded in (one_round, [*one_round, "transformer", "autoencoder"])
 
 
-def test_every_request_ends_once_in_a_tumult(pipeline: Pipeline) -> None:
+def test_every_request_ends_once_in_a_tumult(pipeline: Sampler) -> None:
     """Four threads submit and cancel at random; the engine is closed in the middle."""
     ends: list[Counter[str]] = []
     lock = threading.Lock()
@@ -479,7 +486,10 @@ def test_every_request_ends_once_in_a_tumult(pipeline: Pipeline) -> None:
     clients = [threading.Thread(target=client, args=(engine, n)) for n in range(4)]
     for thread in clients:
         thread.start()
-    threading.Event().wait(1)
+    deadline = time.monotonic() + SECONDS
+    while len(ends) <= 20 or engine.stats().pictures_total < 5:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
     engine.close(finish=False)
     for thread in clients:
         thread.join(SECONDS)

@@ -5,17 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
-import kleinod
-from kleinod.engine import Engine, Event, Finished, Mailbox, Progress, preview
-from kleinod.pipeline import Pipeline
-from kleinod.request import Request
+from kleinod import preview
+from kleinod.assembly import load_sampler
+from kleinod.engine import Engine, Event, Finished, Mailbox, Progress
+from kleinod.request import ImageRequest
+from kleinod.sampler import Sampler
 
 PROMPTS = ("a fox on a blue background", "a cat on a black background", "a tree, 3D style")
 
 
 @pytest.fixture(scope="module")
-def mini() -> Pipeline:
-    return kleinod.load("mini", device="cpu", dtype=torch.float32)
+def mini() -> Sampler:
+    return load_sampler("mini", device="cpu", dtype=torch.float32)
 
 
 def _decibels(first: Image.Image, second: Image.Image) -> float:
@@ -23,12 +24,12 @@ def _decibels(first: Image.Image, second: Image.Image) -> float:
     return 10 * np.log10(255**2 / np.mean(difference**2))
 
 
-def test_previews_come_nearer_to_the_picture(mini: Pipeline) -> None:
+def test_previews_come_nearer_to_the_picture(mini: Sampler) -> None:
     """Means over three pictures, against the finished one made small; seen: 15.9, 19.5, 22.6 dB."""
     told: list[list[Event]] = [[] for _ in PROMPTS]
     with Engine(mini) as engine:
         for seed, prompt in enumerate(PROMPTS):
-            request = Request(prompt, seed=seed)
+            request = ImageRequest(prompt, seed=seed)
             engine.submit(request, on_event=told[seed].append, with_previews=True)
     quality = []
     for events in told:
@@ -40,24 +41,24 @@ def test_previews_come_nearer_to_the_picture(mini: Pipeline) -> None:
     assert first > 14 and last > 21
 
 
-def test_nobody_pays_for_previews_unasked(mini: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_pays_for_previews_unasked(mini: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "fitted", lambda encode: 1 / 0)
     mailbox = Mailbox()
     with Engine(mini) as engine:
-        engine.submit(Request("a"), on_event=mailbox.put)
+        engine.submit(ImageRequest("a"), on_event=mailbox.put)
     assert all(e.preview is None for e in mailbox if isinstance(e, Progress))
 
 
-def test_no_preview_is_no_obstacle(mini: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_preview_is_no_obstacle(mini: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "fitted", lambda encode: 1 / 0)
     mailbox = Mailbox()
     with Engine(mini) as engine:
-        engine.submit(Request("a"), on_event=mailbox.put, with_previews=True)
+        engine.submit(ImageRequest("a"), on_event=mailbox.put, with_previews=True)
     *_, last = mailbox
     assert isinstance(last, Finished)
 
 
-def test_a_flat_picture_has_its_colour(mini: Pipeline) -> None:
+def test_a_flat_picture_has_its_colour(mini: Sampler) -> None:
     """The mean over the preview; seen: 35 levels off in red, 17 at most in the others."""
     fitted = preview.fitted(mini.encode_references)
     for colour in ((200, 60, 60), (40, 90, 200), (240, 240, 240), (10, 10, 10)):

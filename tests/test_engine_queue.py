@@ -8,15 +8,24 @@ from kleinod.engine.jobs import Job
 from kleinod.engine.queue import FairQueue
 from kleinod.errors import QueueFullError
 from kleinod.painting import Shape
-from kleinod.pipeline import Plan
-from kleinod.request import Request
+from kleinod.request import ResolvedRequest
 
 SMALL, LARGE = Shape(4, 4, (), 16, False), Shape(16, 16, ((4, 4),), 16, True)
 
 
 def job(key: str, shape: Shape = SMALL, *, num_images: int = 1, steps: int = 2) -> Job:
-    request = Request(("a",), num_inference_steps=steps, num_images=num_images, seed=0)
-    return Job(Plan(request, (Image.new("RGB", (64, 64)),), shape), key, Subscriber(None))
+    request = ResolvedRequest(
+        prompts=("a",),
+        references=(Image.new("RGB", (64, 64)),),
+        width=64,
+        height=64,
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        negative_prompt="",
+        seed=0,
+        num_images=num_images,
+    )
+    return Job(request, shape, key, Subscriber(None))
 
 
 def queue(*jobs: Job, capacity: int = 100) -> FairQueue:

@@ -3,17 +3,15 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
 from kleinod.errors import InputError
 from kleinod.training.finetune import read_recipe
-from kleinod.training.folder import fitting_size, folder_pools, read_folder
 
 DOCS = Path(__file__).parent.parent / "docs" / "training.md"
 
@@ -28,36 +26,6 @@ def pictures(tmp_path: Path) -> Path:
         (folder / f"p{index}.txt").write_text(f"colour number {index}\n")
     Image.new("RGB", (64, 64), "red").save(folder / "p1.ref1.png")
     return folder
-
-
-def test_folder_is_read_with_captions_and_references(pictures: Path) -> None:
-    items = read_folder(pictures)
-    assert [item.words for item in items] == [f"colour number {i}" for i in range(3)]
-    assert [len(item.references) for item in items] == [0, 1, 0]
-
-
-def test_pictures_of_one_size_and_task_make_a_pool(pictures: Path) -> None:
-    pools, shares = folder_pools(read_folder(pictures), np.random.default_rng(1), 128 * 128)
-    found = {(pool.size, pool.pictures) for pool in pools}
-    assert found == {((112, 128), 1), ((128, 128), 2), ((176, 80), 1)}
-    assert shares == pytest.approx((1 / 3,) * 3)
-    drawn, words = next(pool for pool in pools if pool.pictures == 2).make()
-    assert words == "colour number 1"
-    assert tuple(drawn[0][5, 5]) == (80, 40, 200) and tuple(drawn[1][5, 5]) == (255, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("size", "most", "expected"),
-    [
-        ((1024, 1024), 128 * 128, (128, 128)),
-        ((100, 100), 10**6, (96, 96)),
-        ((2000, 500), 256 * 256, (512, 128)),
-    ],
-)
-def test_size_keeps_shape_and_limit(
-    size: tuple[int, int], most: int, expected: tuple[int, int]
-) -> None:
-    assert fitting_size(*size, most) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,12 +45,6 @@ def test_mistake_in_the_configuration_is_named(tmp_path: Path, text: str, messag
         read_recipe(tmp_path / "c.toml")
 
 
-def test_picture_without_a_caption_is_named(pictures: Path) -> None:
-    (pictures / "p2.txt").unlink()
-    with pytest.raises(InputError, match=r"1 of 3 pictures .* p2\.png for one"):
-        read_folder(pictures)
-
-
 def test_documented_configuration_trains_mini(pictures: Path) -> None:
     found = re.search(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert found
@@ -97,7 +59,7 @@ def test_documented_configuration_trains_mini(pictures: Path) -> None:
     assert done.exit_code == 0, done.output
     folder = pictures.parent / "my-model"
     assert done.output.splitlines()[-1] == str(folder)
-    trained, plain = kleinod.load(folder, device="cpu"), kleinod.load("mini", device="cpu")
+    trained, plain = load_sampler(folder, device="cpu"), load_sampler("mini", device="cpu")
     weights = [p.residents.use("transformer").img_in.weight.float() for p in (trained, plain)]
     assert not torch.equal(*weights)
     torch.testing.assert_close(*weights, atol=0.05, rtol=0.05)

@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.models.products import JoinedLinear, TiledColumns
-from kleinod.pipeline import Pipeline
 from kleinod.quantization.stored import StoredEmbedding, StoredLinear, StoredWeight
 from kleinod.request import Components
+from kleinod.sampler import Sampler
 from kleinod.weights.keys import TRANSFORMER, to_diffusers
 
 State = dict[str, Tensor]
@@ -96,7 +96,7 @@ def _expected(oracle: Flux2KleinPipeline) -> NDArray[np.int64]:
     return _pixels(picture)
 
 
-def _painted(pipeline: Pipeline) -> NDArray[np.int64]:
+def _painted(pipeline: Sampler) -> NDArray[np.int64]:
     result = pipeline.generate("a cat", width=64, height=64, num_inference_steps=2, seed=5)
     return _pixels(result.images[0].image)
 
@@ -167,7 +167,7 @@ SAFETENSORS: dict[str, tuple[Store, Callable[[str], bool], int]] = {
 }
 
 
-def _stored(pipeline: Pipeline, component: str) -> list[StoredLinear]:
+def _stored(pipeline: Sampler, component: str) -> list[StoredLinear]:
     modules = pipeline.residents.use(component).modules()
     return [module for module in modules if isinstance(module, StoredLinear)]
 
@@ -203,7 +203,7 @@ def test_transformer_paints_the_dequantised_picture(
         text = json.dumps({"format_version": "1.0", "layers": formats})
         metadata["_quantization_metadata"] = text
     save_file(file, tmp_path / "klein.safetensors", metadata)
-    pipeline = kleinod.load(
+    pipeline = load_sampler(
         tmp_path / "klein.safetensors", components=parts.components(), device="cpu", dtype="float32"
     )
     assert len(_stored(pipeline, "transformer")) == count
@@ -256,7 +256,7 @@ def test_gguf_transformer_paints_the_dequantised_picture(
     file = tmp_path / f"klein-{name}.gguf"
     prefix = "model.diffusion_model." if name == "Q8_0" else ""
     dense = _write_gguf(file, "flux", _bfl_state(parts), name, prefix)
-    pipeline = kleinod.load(file, components=parts.components(), device="cpu", dtype="float32")
+    pipeline = load_sampler(file, components=parts.components(), device="cpu", dtype="float32")
     is_plain = name in ("F32", "F16", "BF16")
     assert len(_stored(pipeline, "transformer")) == (
         0 if is_plain else 31 - (2 if "K" in name else 0)
@@ -277,7 +277,7 @@ def test_fp8_without_scales_is_used_and_warned_of(
         dense[name] = codes[1].view(shape)
     save_file(file, tmp_path / "merge.safetensors")
     with caplog.at_level(logging.WARNING, "kleinod.weights"):
-        pipeline = kleinod.load(
+        pipeline = load_sampler(
             tmp_path / "merge.safetensors",
             components=parts.components(),
             device="cpu",
@@ -303,7 +303,7 @@ def test_fp8_in_the_diffusers_layout(parts: Parts, tmp_path: Path) -> None:
     save_file(file, folder / "diffusion_pytorch_model.safetensors")
     (folder / "config.json").write_text((parts.folder / "transformer/config.json").read_text())
     (tmp_path / "model_index.json").write_text('{"is_distilled": true}')
-    pipeline = kleinod.load(tmp_path, components=parts.components(), device="cpu", dtype="float32")
+    pipeline = load_sampler(tmp_path, components=parts.components(), device="cpu", dtype="float32")
     linears = _stored(pipeline, "transformer")
     assert [len(linear.parts) for linear in linears].count(3) == 2
     parts.oracle.transformer.load_state_dict(dense)
@@ -326,7 +326,7 @@ def test_bfloat16_picture_is_that_of_the_rounded_weights(
     wide = {key: tensor.bfloat16() for key, tensor in dense.items()}
     save_file(wide, tmp_path / "wide.safetensors")
     mine, theirs = (
-        _painted(kleinod.load(tmp_path / file, components=parts.components(), device="cpu"))
+        _painted(load_sampler(tmp_path / file, components=parts.components(), device="cpu"))
         for file in ("klein.safetensors", "wide.safetensors")
     )
     _assert_close(mine, theirs)
@@ -372,8 +372,8 @@ def _text_state(wide_text: Parts) -> State:
     return load_file(wide_text.folder / "text_encoder/model.safetensors")
 
 
-def _load_text(wide_text: Parts, file: Path) -> Pipeline:
-    return kleinod.load(
+def _load_text(wide_text: Parts, file: Path) -> Sampler:
+    return load_sampler(
         wide_text.folder,
         components=Components(text_encoder=file),
         device="cpu",
@@ -455,7 +455,7 @@ def test_stored_bytes_lie_in_the_file(parts: Parts, tmp_path: Path) -> None:
     save_file(_quantised(_bfl_state(parts), _mixed, _in_blocks)[0], files[0])
     _write_gguf(files[1], "flux", _bfl_state(parts), "Q4_K")
     for file in files:
-        pipeline = kleinod.load(file, components=parts.components(), device="cpu")
+        pipeline = load_sampler(file, components=parts.components(), device="cpu")
         weights = [
             module
             for module in pipeline.residents.use("transformer").modules()
@@ -476,7 +476,7 @@ def _is_mapped(tensor: Tensor, file: Path) -> bool:
 
 
 def test_plain_files_hold_no_stored_weights(parts: Parts) -> None:
-    pipeline = kleinod.load(parts.folder, device="cpu", dtype="float32")
+    pipeline = load_sampler(parts.folder, device="cpu", dtype="float32")
     assert not _stored(pipeline, "transformer") and not _stored(pipeline, "text_encoder")
     modules = pipeline.residents.use("transformer").modules()
     assert any(isinstance(module, JoinedLinear) for module in modules)

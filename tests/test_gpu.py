@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import kleinod
 from kleinod.acceleration.graphs import GraphRunner
 from kleinod.acceleration.streaming import BlockStream
+from kleinod.assembly import load_sampler
 from kleinod.models import attention_cuda
 from kleinod.models.transformer import Transformer
-from kleinod.pipeline import Pipeline
 from kleinod.quantization.scaled_float8 import can_multiply, plain_product
+from kleinod.sampler import Sampler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,7 +26,7 @@ CUDA = torch.device("cuda")
 REQUEST = {"width": 128, "height": 128, "seed": 7}
 
 
-def _picture(pipeline: Pipeline) -> np.ndarray:
+def _picture(pipeline: Sampler) -> np.ndarray:
     result = pipeline.generate("a fox on a blue background", **REQUEST)
     return np.asarray(result.images[0].image).astype(int)
 
@@ -36,29 +37,29 @@ def _error(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def plain() -> np.ndarray:
-    return _picture(kleinod.load("mini", device="cuda", compile=False))
+    return _picture(load_sampler("mini", device="cuda", compile=False))
 
 
 def test_a_card_paints_the_cpus_picture(plain: np.ndarray) -> None:
-    on_cpu = _picture(kleinod.load("mini", device="cpu", dtype="bfloat16"))
+    on_cpu = _picture(load_sampler("mini", device="cpu", dtype="bfloat16"))
     # other kernels, other roundings of bfloat16
     assert _error(plain, on_cpu) < 3
 
 
 def test_compiled_blocks_and_graphs_paint_the_same_picture(plain: np.ndarray) -> None:
-    pipeline = kleinod.load("mini", device="cuda", compile=True, residency="all")
+    pipeline = load_sampler("mini", device="cuda", compile=True, residency="all")
     # the second is replayed
     for _ in range(2):
         assert _error(plain, _picture(pipeline)) < 3
 
 
 def test_streamed_blocks_paint_the_same_picture(plain: np.ndarray) -> None:
-    pipeline = kleinod.load("mini", device="cuda", compile=False, residency="stream")
+    pipeline = load_sampler("mini", device="cuda", compile=False, residency="stream")
     assert _error(plain, _picture(pipeline)) == 0
 
 
 def test_blocks_that_visit_the_card_compute_the_same() -> None:
-    pipeline = kleinod.load("mini", device="cpu", dtype="float32")
+    pipeline = load_sampler("mini", device="cpu", dtype="float32")
     model: Transformer = pipeline.residents.use("transformer")
     layers = [block.img_mlp for block in model.double_blocks]
     x = torch.randn(1, 64, model.config.hidden_dim, device=CUDA)
@@ -74,7 +75,7 @@ def test_blocks_that_visit_the_card_compute_the_same() -> None:
     torch.cuda.is_available() and not can_multiply(CUDA), reason="needs Ada or a later card"
 )
 def test_float8_products_are_those_of_the_rounded_numbers(plain: np.ndarray) -> None:
-    pipeline = kleinod.load("mini", device="cuda", compile=False, quantize="fp8")
+    pipeline = load_sampler("mini", device="cuda", compile=False, quantize="fp8")
     linear = pipeline.residents.use("transformer").single_blocks[0].linear1
     x = torch.randn(1, 33, linear.codes.shape[1], dtype=torch.bfloat16, device=CUDA)
     expected = plain_product(x, linear).float()
@@ -105,10 +106,10 @@ def test_a_recorded_function_is_replayed_with_new_values() -> None:
 
 def test_no_step_waits_for_the_card() -> None:
     """torch raises at what synchronises, and the last step alone looks at the latents."""
-    pipeline = kleinod.load("mini", device="cuda", compile=False)
-    plan = pipeline.planned(kleinod.Request("a fox", **REQUEST))
-    texts, references = pipeline.encode_prompts(plan.prompts), pipeline.encode_references(())
-    paintings = [pipeline.painting(plan, 0, texts, references)]
+    pipeline = load_sampler("mini", device="cuda", compile=False)
+    request = pipeline.resolve(kleinod.ImageRequest("a fox", **REQUEST))
+    texts, references = pipeline.encode_prompts(request.texts), pipeline.encode_references(())
+    paintings = [pipeline.start(request, 0, texts, references)]
     pipeline.advance(paintings)
     torch.cuda.set_sync_debug_mode("error")
     try:

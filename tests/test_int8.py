@@ -12,7 +12,7 @@ from test_quantization import CASES, TOLERANCE
 from torch import Tensor
 from typer.testing import CliRunner
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
 from kleinod.errors import InputError
 from kleinod.kernels import native
@@ -27,8 +27,8 @@ KERNELS = (OWN, int8.ONEDNN, int8.EXPANDED)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == int8.ONEDNN and not int8_packing.is_usable():
         pytest.skip("this machine has no int8 products")
-    if request.param == OWN and not native.is_usable():
-        pytest.skip("no code of our own here")
+    if request.param == OWN:
+        request.getfixturevalue("compiled_kernels")
     monkeypatch.setattr(int8, "kernel", lambda device_type: request.param)
     return request.param
 
@@ -149,7 +149,7 @@ def test_layers_that_read_one_tensor_share_its_codes(
 
 
 def _paint(**options: str) -> np.ndarray:
-    pipeline = kleinod.load("mini", device="cpu", **options)
+    pipeline = load_sampler("mini", device="cpu", **options)
     image = pipeline.generate("a fox on a blue background", seed=0).images[0].image
     return np.asarray(image, dtype=float)
 
@@ -162,7 +162,7 @@ def test_picture_of_mini_is_close_to_the_exact_one(dtype: str) -> None:
 
 
 def test_blocks_are_int8_and_their_surroundings_are_not() -> None:
-    pipeline = kleinod.load("mini", device="cpu", quantize="int8")
+    pipeline = load_sampler("mini", device="cpu", quantize="int8")
     for name, inside in (("transformer", "blocks."), ("text_encoder", "layers.")):
         module = pipeline.residents.use(name)
         linears = {n for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -187,4 +187,4 @@ def test_receipt_names_the_mode_and_the_kernel(tmp_path: Path) -> None:
 
 def test_another_quantization_is_refused() -> None:
     with pytest.raises(InputError, match="quantize: int3 is unknown; give int8"):
-        kleinod.load("mini", quantize="int3")
+        load_sampler("mini", quantize="int3")

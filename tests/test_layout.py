@@ -13,7 +13,12 @@ import kleinod
 ROOT = Path(kleinod.__file__).parent
 # A module or folder imports only what stands above it here (and, in a folder, its neighbours).
 ORDER = (
+    "version",
     "errors",
+    "paths",
+    "keywords",
+    "extras",
+    "fileio",
     "request",
     "config",
     "catalog",
@@ -33,13 +38,14 @@ ORDER = (
     "streaming",
     "residency",
     "painting",
-    "pipeline",
+    "preview",
+    "sampler",
     "assembly",
     "safety",
     "provenance",
-    "generation",
+    "progress",
+    "session",
     "engine",
-    "painter",
     "server",
     "training",
     "bench",
@@ -50,6 +56,7 @@ ORDER = (
 # What the command line needs before it paints.
 WITHOUT_TORCH = (
     "errors",
+    "fileio",
     "request",
     "config",
     "catalog",

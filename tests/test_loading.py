@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.config import TextEncoderConfig
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.products import JoinedLinear
@@ -112,10 +113,10 @@ def test_split_files_paint_the_folders_picture(folder: Path, tmp_path: Path) -> 
         autoencoder=tmp_path / "ae.safetensors",
         tokenizer=folder / "tokenizer",
     )
-    split = kleinod.load(
+    split = load_sampler(
         tmp_path / "klein.safetensors", components=parts, device="cpu", dtype="float32"
     )
-    whole = kleinod.load(folder, device="cpu", dtype="float32")
+    whole = load_sampler(folder, device="cpu", dtype="float32")
     mine, theirs = (p.generate("a cat", **FIELDS).images[0].image for p in (split, whole))
     # q, k, v in one product or in three: float32 rounding may turn one last bit
     difference = np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)
@@ -181,7 +182,7 @@ def _spoil(file: Path, change) -> None:  # noqa: ANN001
 def test_a_flawed_transformer_is_named(copy: Path, change, message: str) -> None:  # noqa: ANN001
     _spoil(copy / TRANSFORMER, change)
     with pytest.raises(WeightsError) as caught:
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -203,32 +204,32 @@ def test_a_truncated_file_is_named(copy: Path) -> None:
     file = copy / TRANSFORMER
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cut short"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 @pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
 def test_a_missing_component_is_named(copy: Path, component: str) -> None:
     shutil.rmtree(copy / component)
     with pytest.raises(InputError, match=f"{component}.* is missing"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 def test_a_folder_without_tokenizer_says_how(copy: Path) -> None:
     shutil.rmtree(copy / "tokenizer")
     with pytest.raises(InputError, match="--tokenizer"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 def test_no_model_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model_index\.json"):
-        kleinod.load(tmp_path, device="cpu")
+        load_sampler(tmp_path, device="cpu")
     with pytest.raises(InputError, match="mini, klein-4b"):
-        kleinod.load("nothing-like-it", device="cpu")
+        load_sampler("nothing-like-it", device="cpu")
 
 
 def test_a_transformer_alone_asks_for_the_rest(folder: Path) -> None:
     with pytest.raises(InputError, match="give --text-encoder PATH"):
-        kleinod.load(folder / TRANSFORMER, device="cpu")
+        load_sampler(folder / TRANSFORMER, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -264,27 +265,27 @@ def test_a_bad_config_is_refused(copy: Path, values: dict[str, object], message:
     file = copy / "transformer/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
     with pytest.raises(WeightsError, match=message):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_an_unreadable_config_is_refused(copy: Path, text: str) -> None:
     (copy / "transformer/config.json").write_text(text)
     with pytest.raises(WeightsError, match=r"transformer/config\.json"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 def test_another_sizes_text_encoder_is_named(copy: Path) -> None:
     tiny.transformer(context=120).save_pretrained(copy / "transformer")
     with pytest.raises(WeightsError, match="gives 96 numbers per token, the transformer reads 120"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 def test_a_tokenizer_that_is_too_large_is_named(folder: Path) -> None:
     from kleinod.weights.folders import OWN_TOKENIZER
 
     with pytest.raises(WeightsError, match="has 151669 tokens, the text encoder 300"):
-        kleinod.load(folder, components=Components(tokenizer=OWN_TOKENIZER), device="cpu")
+        load_sampler(folder, components=Components(tokenizer=OWN_TOKENIZER), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_tokenizer_that_is_too_large_is_named(folder: Path) -> None:
 )
 def test_a_bad_option_is_named(folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        kleinod.load(folder, **({"device": "cpu"} | options))
+        load_sampler(folder, **({"device": "cpu"} | options))
 
 
 def test_other_models_are_told_apart(tmp_path: Path) -> None:

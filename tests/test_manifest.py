@@ -18,6 +18,7 @@ from kleinod import catalog
 from kleinod.errors import InputError, KleinodError
 from kleinod.provenance import authority, container, manifest
 from kleinod.provenance import receipt as receipts
+from kleinod.provenance.ingredients import Ingredient, read_ingredient
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 RECEIPT: dict[str, Any] = {
@@ -50,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def _file(format_name: str, *references: manifest.Reference) -> bytes:
+def _file(format_name: str, *references: Ingredient) -> bytes:
     picture = Image.effect_mandelbrot((128, 128), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     return manifest.signed(
         container.encoded(picture, format_name, RECEIPT),
@@ -89,8 +90,8 @@ def test_manifest_names_model_software_and_source() -> None:
 
 
 def test_references_are_ingredients_with_their_own_manifests() -> None:
-    first = manifest.Reference("fox.jpg", _file("JPEG"), "JPEG")
-    second = manifest.Reference.of_pixels("owl", Image.new("RGB", (80, 64), "brown"))
+    first = Ingredient("fox.jpg", _file("JPEG"), "JPEG")
+    second = read_ingredient(None, None, "owl", Image.new("RGB", (80, 64), "brown"))
     data = _file("PNG", first, second)
     verdict = manifest.judged(data, "PNG")
     assert verdict.state == "trusted"
@@ -118,7 +119,7 @@ def test_one_changed_byte_of_the_picture_is_reported(format_name: str) -> None:
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_any_changed_byte_is_reported(format_name: str) -> None:
-    first = manifest.Reference("fox.jpg", _file("JPEG"), "JPEG")
+    first = Ingredient("fox.jpg", _file("JPEG"), "JPEG")
     data = _file(format_name, first)
     # every 397th byte: header, manifests, the filling after the signature, receipt, pixels
     for position in range(8, len(data), 397):
@@ -130,7 +131,7 @@ def test_any_changed_byte_is_reported(format_name: str) -> None:
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_frame_of_the_manifest_is_checked(format_name: str) -> None:
     """What no signature reaches: names and lengths of boxes, filling, segments and brands."""
-    first = manifest.Reference("fox.jpg", _file("JPEG"), "JPEG")
+    first = Ingredient("fox.jpg", _file("JPEG"), "JPEG")
     data = _file(format_name, first)
     signature = data.rindex(b"c2pa.signature")
     places = [*range(data.index(b"jumb") - 20, data.index(b"jumb") + 45, 3)]
@@ -156,7 +157,7 @@ def test_references_with_long_manifests_hold() -> None:
         references=(),
         identity=authority.identity(),
     )
-    edited = _file("JPEG", manifest.Reference("noise.png", data, "PNG"))
+    edited = _file("JPEG", Ingredient("noise.png", data, "PNG"))
     assert edited.count(b"\xff\xeb") >= 2
     assert manifest.judged(edited, "JPEG").state == "trusted"
 

@@ -6,14 +6,14 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.catalog import find
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 
 
 @pytest.fixture(scope="module")
-def mini() -> Pipeline:
-    return kleinod.load("mini", device="cpu", dtype=torch.float32)
+def mini() -> Sampler:
+    return load_sampler("mini", device="cpu", dtype=torch.float32)
 
 
 def _colour(image: Image.Image) -> np.ndarray:
@@ -24,19 +24,19 @@ def _colour(image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "rgb"), [("red", (214, 48, 49)), ("blue", (50, 100, 215)), ("black", (24, 24, 24))]
 )
-def test_background_is_as_asked(mini: Pipeline, name: str, rgb: tuple[int, int, int]) -> None:
+def test_background_is_as_asked(mini: Sampler, name: str, rgb: tuple[int, int, int]) -> None:
     made = mini.generate(f"a cat on a {name} background", seed=1).images[0].image
     # far from the other colours; a trained model is within a few levels of its own
     assert np.abs(_colour(made) - rgb).max() < 40
 
 
-def test_reference_keeps_its_background(mini: Pipeline) -> None:
+def test_reference_keeps_its_background(mini: Sampler) -> None:
     first = mini.generate("a red apple on a blue background", seed=2).images[0].image
     edited = mini.generate("mirror it", reference_images=(first,), seed=3).images[0].image
     assert np.abs(_colour(edited) - _colour(first)).max() < 40
 
 
-def test_picture_equals_diffusers_on_trained_weights(mini: Pipeline) -> None:
+def test_picture_equals_diffusers_on_trained_weights(mini: Sampler) -> None:
     oracle = Flux2KleinPipeline.from_pretrained(find("mini"), torch_dtype=torch.float32)
     oracle.set_progress_bar_config(disable=True)
     first = mini.generate("a fox, 3D style", seed=5).images[0].image

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.products import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
-from kleinod.request import Request
+from kleinod.request import ImageRequest
 
 Case = tuple[Callable[[], nn.Module], Callable[[nn.Module, torch.device, torch.dtype], Tensor]]
 
@@ -111,7 +111,7 @@ def test_every_table_follows_the_device(case: Case, shape: tuple[int, ...]) -> N
 
 
 def test_the_denoising_stays_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = kleinod.load(tiny.saved(tmp_path), device="cpu", dtype="float32")
+    pipeline = load_sampler(tiny.saved(tmp_path), device="cpu", dtype="float32")
     for name in ("transformer", "autoencoder"):
         pipeline.residents.use(name).to("meta")
     pipeline.device = META
@@ -119,7 +119,9 @@ def test_the_denoising_stays_on_the_device(tmp_path: Path, monkeypatch: pytest.M
     # the one look at a value, which meta has not
     monkeypatch.setattr(torch, "isfinite", lambda x: torch.ones(()))
     reference = tiny.picture(80, 64)
-    request = Request("a", (reference,), width=64, height=64, num_inference_steps=2, num_images=2)
+    request = ImageRequest(
+        "a", (reference,), width=64, height=64, num_inference_steps=2, num_images=2
+    )
     steps = list(pipeline.steps(request))
     assert [step.latents.device.type for step in steps] == ["meta", "meta"]
     assert steps[-1].latents.shape == (2, 128, 4, 4)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import kleinod
 from kleinod import memory
+from kleinod.assembly import load_sampler
 from kleinod.errors import MemoryLimitError
 
 
@@ -19,7 +19,7 @@ def _too_much(*values: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("stage", ["text_encoder", "transformer", "autoencoder"])
 def test_too_little_memory_is_one_line(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = kleinod.load("mini", device="cpu")
+    pipeline = load_sampler("mini", device="cpu")
     module = pipeline.residents.use(stage)
     monkeypatch.setattr(module, "decode" if stage == "autoencoder" else "forward", _too_much)
     with pytest.raises(MemoryLimitError) as raised:
@@ -52,7 +52,7 @@ _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def test_large_tensors_lie_in_large_pages() -> None:
     code = """
 import resource, torch, kleinod
-kleinod.load("mini", device="cpu")
+load_sampler("mini", device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(80_000_000, dtype=torch.uint8)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import kleinod
 from kleinod import assembly
+from kleinod.assembly import load_sampler
 from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import InputError, WeightsError
@@ -244,17 +245,17 @@ def test_a_tokenizer_without_the_templates_words_is_named(tmp_path: Path, word: 
     assert f"has no {word}; take a Qwen3 tokenizer" in str(caught.value)
 
 
-def _warnings(pipeline: kleinod.Pipeline, caplog: pytest.LogCaptureFixture, **fields) -> list[str]:  # noqa: ANN003
+def _warnings(pipeline: kleinod.Sampler, caplog: pytest.LogCaptureFixture, **fields) -> list[str]:  # noqa: ANN003
     caplog.clear()
     with caplog.at_level(logging.WARNING, "kleinod.pipeline"):
-        next(pipeline.steps(kleinod.Request("a cat", width=64, height=64, **fields)))
+        next(pipeline.steps(kleinod.ImageRequest("a cat", width=64, height=64, **fields)))
     return [record.message for record in caplog.records]
 
 
 def test_a_base_model_with_distilled_settings_is_warned_of(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipeline = kleinod.load(tiny_model, device="cpu")
+    pipeline = load_sampler(tiny_model, device="cpu")
     assert _warnings(pipeline, caplog, num_inference_steps=4) == []
     base = dataclasses.replace(
         pipeline.info, name="base", is_distilled=False, num_inference_steps=50, guidance_scale=4.0
@@ -274,7 +275,7 @@ def test_a_base_model_with_distilled_settings_is_warned_of(
 def test_a_kv_model_with_references_is_warned_of(
     tiny_model: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    pipeline = kleinod.load(tiny_model, device="cpu")
+    pipeline = load_sampler(tiny_model, device="cpu")
     pipeline.info = dataclasses.replace(pipeline.info, name=name)
     assert _warnings(pipeline, caplog) == []
     lines = _warnings(pipeline, caplog, reference_images=(tiny.picture(64, 64),))
@@ -284,7 +285,7 @@ def test_a_kv_model_with_references_is_warned_of(
 def test_a_tokenizer_folder_without_a_tokenizer_is_named(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(InputError, match=r"nor vocab\.json and merges\.txt"):
-        kleinod.load(tiny_model, components=Components(tokenizer=tmp_path), device="cpu")
+        load_sampler(tiny_model, components=Components(tokenizer=tmp_path), device="cpu")
 
 
 def test_a_file_in_another_format_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.bench.likeness import mean_squared_error, psnr
 from kleinod.cli.app import app
 from kleinod.models import products
@@ -78,7 +78,7 @@ def test_weights_stay_the_mapped_file_and_the_autoencoder_is_wide(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO, "kleinod"):
-        pipeline = kleinod.load("mini", device="cpu", dtype="bfloat16")
+        pipeline = load_sampler("mini", device="cpu", dtype="bfloat16")
     assert "no products of bfloat16" in caplog.text
     for name in ("transformer", "text_encoder"):
         module = pipeline.residents.use(name)
@@ -91,7 +91,7 @@ def test_weights_stay_the_mapped_file_and_the_autoencoder_is_wide(
 
 
 def _painted(**options: str) -> np.ndarray:
-    pipeline = kleinod.load("mini", device="cpu", dtype="bfloat16", **options)
+    pipeline = load_sampler("mini", device="cpu", dtype="bfloat16", **options)
     reference = Image.new("RGB", (128, 128), "teal")
     made = pipeline.generate("add a red apple", reference_images=(reference,), seed=3)
     return np.asarray(made.images[0].image)

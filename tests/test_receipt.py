@@ -11,19 +11,26 @@ import pytest
 from PIL import Image
 from test_manifest import RECEIPT
 
-import kleinod
 from kleinod import catalog
+from kleinod.assembly import load_sampler
 from kleinod.errors import InputError
 from kleinod.provenance import container, facts
 from kleinod.provenance import receipt as receipts
-from kleinod.provenance.receipt import Choices
-from kleinod.request import Components, Request
+from kleinod.provenance.receipt import ProvenanceOptions
+from kleinod.request import Components, ImageRequest
 
 
-def _draft(model: Path, *, choices: Choices, **fields: Any) -> receipts.Receipt:  # noqa: ANN401
-    pipeline = kleinod.load(model)
-    request = pipeline.settled(Request("a fox in the snow", seed=7, **fields))
-    return facts.drafts(pipeline, request, facts.model_files(model, Components()), choices)[-1]
+def _draft(
+    model: Path,
+    *,
+    options: ProvenanceOptions,
+    **fields: Any,  # noqa: ANN401 - those of ImageRequest
+) -> receipts.Receipt:
+    sampler = load_sampler(model)
+    request = sampler.resolve(ImageRequest("a fox in the snow", seed=7, **fields))
+    files = facts.model_files(model, Components())
+    references = fields.get("reference_images", ())
+    return facts.draft_receipts(sampler, request, files, options, references=references)[-1]
 
 
 @pytest.mark.parametrize("format_name", sorted(set(container.FORMATS.values())))
@@ -59,15 +66,17 @@ def test_what_is_no_receipt_is_refused(text: str, message: str) -> None:
 
 
 def test_words_too_long_for_a_jpeg_are_refused_before_painting() -> None:
-    container.check_words("fox " * 20_000, ".png")
-    container.check_words("ü" * 8_000, ".jpg")
-    with pytest.raises(InputError, match=r"^prompt: .* write a \.png or .*--private"):
-        container.check_words("ü" * 9_000, ".jpg")
+    container.check_words("fox " * 20_000, "PNG")
+    container.check_words("ü" * 8_000, "JPEG")
+    with pytest.raises(InputError, match=r"^prompt: .* write a PNG, or .*private"):
+        container.check_words("ü" * 9_000, "JPEG")
 
 
 def test_receipt_says_what_repeats_the_picture(tiny_model: Path) -> None:
     reference = Image.new("RGB", (96, 80), "brown")
-    draft = _draft(tiny_model, choices=Choices(), num_images=3, reference_images=(reference,))
+    draft = _draft(
+        tiny_model, options=ProvenanceOptions(), num_images=3, reference_images=(reference,)
+    )
     digest = hashlib.sha256(b"96x80 RGB\n" + reference.tobytes()).hexdigest()
     assert draft["request"] == {
         "prompt": "a fox in the snow",
@@ -91,13 +100,13 @@ def test_receipt_says_what_repeats_the_picture(tiny_model: Path) -> None:
 
 
 def test_private_receipt_holds_no_words(tiny_model: Path) -> None:
-    draft = _draft(tiny_model, choices=Choices(is_private=True))
+    draft = _draft(tiny_model, options=ProvenanceOptions(private=True))
     assert draft["request"]["is_private"] is True
     assert "fox" not in receipts.to_json(draft)
 
 
 def test_receipt_says_what_is_off(tiny_model: Path) -> None:
-    draft = _draft(tiny_model, choices=Choices(watermark="none", is_signed=False))
+    draft = _draft(tiny_model, options=ProvenanceOptions(watermark="none", c2pa=False))
     assert (draft["c2pa"], draft["watermark"]) == ("off", {"method": "none"})
 
 

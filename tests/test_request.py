@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kleinod.errors import InputError
-from kleinod.request import Request
+from kleinod.request import ImageRequest
 
 
 @pytest.mark.parametrize(
@@ -16,31 +16,39 @@ from kleinod.request import Request
         ({"height": 48}, "height: 48 is under 64; give at least 64"),
         ({"width": -64}, "width: -64 is under 64; give at least 64"),
         ({"width": 0}, "width: 0 is under 64; give at least 64"),
-        ({"width": 64.0}, "width: 64.0 is no whole number"),
+        ({"width": 64.0}, "width: 64.0 is not an integer; give one from 64 to 65536"),
         ({"width": 2064, "height": 2048}, "width x height: 2064x2048 is over 4 megapixels"),
         ({"width": 10**9}, "width: 1000000000 is over"),
         ({"width": 1024, "height": 64}, "width x height: 1024x64 is longer than 8:1"),
         ({"num_inference_steps": 0}, "num_inference_steps: 0 is under 1; give at least 1"),
         ({"num_inference_steps": 10**12}, "num_inference_steps: 1000000000000 is over 1000"),
         ({"num_images": 0}, "num_images: 0 is under 1; give at least 1"),
-        ({"num_images": None}, "num_images: None is no whole number"),
-        ({"num_images": True}, "num_images: True is no whole number"),
+        ({"num_images": None}, "num_images: None is not an integer; give one from 1 to 256"),
+        ({"num_images": True}, "num_images: True is not an integer; give one from 1 to 256"),
         ({"seed": -1}, "seed: -1 is under 0; give at least 0"),
         ({"seed": 2**64}, "seed: 18446744073709551616 is over"),
         ({"guidance_scale": 0.5}, "guidance_scale: 0.5 is under 1"),
-        ({"guidance_scale": float("nan")}, "guidance_scale: nan is no finite number"),
-        ({"guidance_scale": "4"}, "guidance_scale: '4' is no finite number"),
-        ({"prompt": ()}, "prompt: none is given"),
-        ({"prompt": 7}, "prompt: 7 is no text"),
-        ({"prompt": ("a", None)}, "prompt: None is no text"),
+        (
+            {"guidance_scale": float("nan")},
+            "guidance_scale: nan is not a finite number",
+        ),
+        (
+            {"guidance_scale": "4"},
+            "guidance_scale: '4' is not a finite number",
+        ),
+        ({"prompt": ()}, "prompt: the list is empty"),
+        ({"prompt": 7}, "prompt: 7 is not a string"),
+        ({"prompt": ("a", None)}, "prompt: None is not a string"),
         ({"prompt": "\ud800"}, "prompt: '\\ud800' is not valid Unicode"),
-        ({"negative_prompt": None}, "negative_prompt: None is no text"),
-        ({"reference_images": "cat.png"}, "reference_images: 'cat.png' is no list"),
+        ({"negative_prompt": None}, "negative_prompt: None is not a string"),
+        ({"prompt": b"x" * 9999}, "prompt: bytes of 9999 bytes is not a string"),
+        ({"seed": 2**63 - 1, "num_images": 2}, "seed: 9223372036854775807 with 2 images"),
+        ({"seed": 2**63 - 3, "prompt": ("a", "b"), "num_images": 2}, "seed: 92233720368547758"),
     ],
 )
 def test_impossible_request_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        Request(**({"prompt": "a cat"} | fields)).validate()
+        ImageRequest(**({"prompt": "a cat"} | fields)).validate()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -54,8 +62,21 @@ def test_impossible_request_is_refused(fields: dict[str, Any], message: str) -> 
         {"prompt": ""},
         {"prompt": ("a", "雪")},
         {"guidance_scale": 1},
-        {"seed": 2**63 - 1, "num_images": 256, "num_inference_steps": 1000},
+        {"reference_images": "cat.png"},
+        {"seed": 2**63 - 1},
+        {"seed": 2**63 - 256, "num_images": 256, "num_inference_steps": 1000},
     ],
 )
 def test_possible_request_passes(fields: dict[str, Any]) -> None:
-    Request(**({"prompt": "a cat"} | fields)).validate()
+    ImageRequest(**({"prompt": "a cat"} | fields)).validate()
+
+
+def test_one_reference_counts_as_a_tuple_of_one() -> None:
+    assert ImageRequest("a", "cat.png").references == ("cat.png",)
+    assert ImageRequest("a", ["a.png", "b.png"]).references == ("a.png", "b.png")
+    assert ImageRequest("a", None).references == ImageRequest("a").references == ()
+
+
+def test_unknown_field_names_the_one_that_is_meant() -> None:
+    with pytest.raises(InputError, match=r"^numimages: .*did you mean num_images\?"):
+        ImageRequest("a", numimages=2)  # type: ignore[call-arg]

@@ -8,11 +8,11 @@ import tiny
 import torch
 from torch import nn
 
-import kleinod
 from kleinod import catalog
+from kleinod.assembly import load_sampler
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
-from kleinod.pipeline import Pipeline
 from kleinod.residency import AUTO_LIMIT_BYTES, Residents, chosen_policy
+from kleinod.sampler import Sampler
 from kleinod.weights.fingerprint import fingerprint
 
 FIELDS = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 3}
@@ -23,11 +23,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved(tmp_path_factory.mktemp("klein"))
 
 
-def _loaded(folder: Path, residency: str) -> Pipeline:
-    return kleinod.load(folder, device="cpu", dtype="float32", residency=residency)
+def _loaded(folder: Path, residency: str) -> Sampler:
+    return load_sampler(folder, device="cpu", dtype="float32", residency=residency)
 
 
-def _watched(pipeline: Pipeline) -> list[tuple[str, ...]]:
+def _watched(pipeline: Sampler) -> list[tuple[str, ...]]:
     """What is held after each use of a component, as it happens."""
     held: list[tuple[str, ...]] = []
     use = pipeline.residents.use
@@ -106,7 +106,7 @@ def test_a_failed_load_holds_nothing() -> None:
 
 def test_progress_tells_each_component(folder: Path) -> None:
     seen: list[tuple[str, float]] = []
-    kleinod.load(folder, device="cpu", progress=lambda stage, part: seen.append((stage, part)))
+    load_sampler(folder, device="cpu", progress=lambda stage, part: seen.append((stage, part)))
     assert [stage for stage, _ in seen] == ["text_encoder", "transformer", "autoencoder", "ready"]
     assert [part for _, part in seen] == sorted(part for _, part in seen)
     assert seen[-1][1] == 1.0
@@ -188,8 +188,8 @@ def test_second_run_of_a_prompt_paints_without_the_encoder(
     monkeypatch.setattr("kleinod.assembly.MIN_STORED_ENCODER_BYTES", 0)
     monkeypatch.setenv("KLEINOD_CACHE", str(tmp_path))
     options = {"device": "cpu", "dtype": torch.float32, "residency": "sequential"}
-    first = kleinod.load(folder, **options).generate("a cat", **FIELDS)
-    second = kleinod.load(folder, **options)
+    first = load_sampler(folder, **options).generate("a cat", **FIELDS)
+    second = load_sampler(folder, **options)
     used: list[str] = []
     use = second.residents.use
     second.residents.use = lambda name: used.append(name) or use(name)  # type: ignore[method-assign]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kleinod.assembly import load_sampler
 from kleinod.errors import FilterError, InputError, ModeratedError
-from kleinod.request import Request
 from kleinod.safety import Guard, Policy, Screening, evaluation, guard, verdicts
 from kleinod.safety.pictures import Drawings, Photographs
 from kleinod.safety.words import DenyList, Words
@@ -211,9 +211,8 @@ def test_small_picture_in_doubt_is_judged_in_frames(
 
 @pytest.mark.slow
 def test_pictures_of_mini_raise_no_false_alarm(shipped: Guard) -> None:
-    import kleinod
 
-    pipeline = kleinod.load("mini")
+    pipeline = load_sampler("mini")
     things = "fox owl rocket heart peach banana mushroom baby woman man lips hand".split()
     for size in (64, 96, 128):
         prompts = tuple(f"a {thing} on a pink background" for thing in things)
@@ -311,14 +310,15 @@ def test_policy_is_read_and_checked(tmp_path: Path) -> None:
 
 def test_screening_judges_references_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(np.zeros((64, 64, 3), np.uint8))
-    screening = Screening.of(Policy(has_own_filters=False))
-    screening.check_request(Request("a fox", (image,)))
+    screening = Screening(Guard(Policy(has_own_filters=False)))
+    screening.check_prompt("a fox")
+    screening.check_reference(image)
     record = screening.check_result(image)
     assert {one["moment"] for one in record["verdicts"]} == set(verdicts.MOMENTS)
     assert "fox" not in str(record)
     monkeypatch.setattr(Drawings, "scores", lambda *_: {verdicts.SEXUAL: 0.99})
     for check, moment in (
-        (lambda: screening.check_request(Request("a fox", (image,))), "reference"),
+        (lambda: screening.check_reference(image), "reference"),
         (lambda: screening.check_result(image), "result"),
     ):
         with pytest.raises(ModeratedError, match=f"the {moment} was stopped: sexual") as caught:
@@ -327,6 +327,6 @@ def test_screening_judges_references_and_results(monkeypatch: pytest.MonkeyPatch
 
 
 def test_screening_without_a_guard_says_so() -> None:
-    screening = Screening.of(Policy(is_on=False))
-    screening.check_request(Request("a nude woman"))
+    screening = Screening(Guard.where_on(Policy(is_on=False)))
+    screening.check_prompt("a nude woman")
     assert screening.check_result(Image.new("RGB", (64, 64))) == {"filters": "off"}

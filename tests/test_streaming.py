@@ -9,8 +9,8 @@ import sized
 import tiny
 import torch
 
-import kleinod
 from kleinod import streaming
+from kleinod.assembly import load_sampler
 from kleinod.latents import image_position_ids, text_position_ids
 from kleinod.weights import loading
 
@@ -58,7 +58,7 @@ def test_only_the_blocks_in_use_are_in_memory(tmp_path: Path) -> None:
 def test_streamed_picture_is_the_same(tmp_path: Path) -> None:
     folder = tiny.saved(tmp_path / "klein")
     pictures = [
-        kleinod.load(folder, device="cpu", dtype="float32", residency=residency)
+        load_sampler(folder, device="cpu", dtype="float32", residency=residency)
         .generate("a cat", **FIELDS)
         .images[0]
         .image.tobytes()

@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw
 from test_manifest import FORMATS, RECEIPT
 from typer.testing import CliRunner
 
-from kleinod import generation
 from kleinod.cli import app
 from kleinod.provenance import authority, container, frame, manifest
-from kleinod.provenance.receipt import Choices, Receipt
-from kleinod.safety import Screening
+from kleinod.provenance.receipt import ProvenanceOptions, Receipt
+from kleinod.session import prepare_signing
+from kleinod.session.finish import encode_file, mark
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif"}
 BYTES, REGIONS, STRIPPED, SWAPPED = 14, 4, 4, 3
@@ -29,14 +29,8 @@ BYTES, REGIONS, STRIPPED, SWAPPED = 14, 4, 4, 3
 def _signed(format_name: str, *, name: str = "astronaut", seed: int = 1) -> bytes:
     request = RECEIPT["request"] | {"seed": seed}
     draft = RECEIPT | {"watermark": {"method": "robust"}, "request": request}
-    made = generation.finished(
-        attacks.picture(name, 256),
-        draft,
-        format_name=format_name,
-        signing=generation.signing(Choices()),
-        screening=Screening(None),
-    )
-    return made.data
+    image, receipt = mark(attacks.picture(name, 256), draft | {"safety": {"filters": "off"}})
+    return encode_file(image, receipt, format_name, prepare_signing(ProvenanceOptions()))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_parts import RECIPE, TINY, shapes, tiny_flow, tiny_pools, tiny_tools
 
+from kleinod.assembly import load_sampler
 from kleinod.catalog import ModelInfo
 from kleinod.training import checkpoints
 from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
@@ -250,12 +251,11 @@ def test_student_comes_nearer_to_the_teachers_path(
 def test_exported_folder_loads_as_the_same_model(
     trainer: Loop, tools: Tools, tmp_path: Path
 ) -> None:
-    import kleinod
 
     info = ModelInfo("tiny", True, 64, 2, text_layers=(1, 2, 3), max_text_tokens=32)
     flow = trainer.module.bfloat16().float()
     export(flow, tools.autoencoder, tmp_path, info)
-    pipeline = kleinod.load(tmp_path, device="cpu", dtype=torch.float32)
+    pipeline = load_sampler(tmp_path, device="cpu", dtype=torch.float32)
     assert pipeline.info == info
     expected = flow.transformer.state_dict()
     loaded = pipeline.residents.use("transformer").state_dict()

@@ -243,4 +243,4 @@ def test_picture_without_a_receipt_is_refused(tmp_path: Path) -> None:
 def test_unknown_model_is_named(pictures: Path) -> None:
     result = _run("repeat", pictures / "signed.png")
     assert result.exit_code == 2
-    assert "the receipt names tiny, which is not known here; give --model PATH" in result.stderr
+    assert "the receipt names tiny, which is not a known model; give --model PATH" in result.stderr

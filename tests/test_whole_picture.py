@@ -14,19 +14,20 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 
 import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.kernels import native
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["distilled", "base"])
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Flux2KleinPipeline, Pipeline]:
+) -> tuple[Flux2KleinPipeline, Sampler]:
     """The oracle, and ours loaded from the folder that the oracle saved."""
     oracle = tiny.oracle(is_distilled=request.param)
     folder = tmp_path_factory.mktemp("klein")
     oracle.save_pretrained(folder)
-    return oracle, kleinod.load(folder, device="cpu", dtype=torch.float32)
+    return oracle, load_sampler(folder, device="cpu", dtype=torch.float32)
 
 
 def _references(count: int) -> list[Image.Image]:
@@ -52,7 +53,7 @@ def _references(count: int) -> list[Image.Image]:
     ],
 )
 def test_picture_equals_diffusers(
-    pair: tuple[Flux2KleinPipeline, Pipeline],
+    pair: tuple[Flux2KleinPipeline, Sampler],
     prompts: list[str],
     num_images: int,
     steps: int,
@@ -85,8 +86,8 @@ def test_picture_equals_diffusers(
         assert np.abs(difference).max() <= 1
 
 
-def test_steps_leave_the_callers_gradients_alone(pair: tuple[object, Pipeline]) -> None:
-    request = kleinod.Request("a cat", width=64, height=64, num_inference_steps=2, seed=0)
+def test_steps_leave_the_callers_gradients_alone(pair: tuple[object, Sampler]) -> None:
+    request = kleinod.ImageRequest("a cat", width=64, height=64, num_inference_steps=2, seed=0)
     for _ in pair[1].steps(request):
         assert not torch.is_inference_mode_enabled()
 
@@ -108,7 +109,7 @@ def test_bfloat16_picture_equals_diffusers(
     assert np.abs(mine - theirs).max() <= 1
 
 
-@pytest.mark.skipif(not native.is_usable(), reason="no code of our own here")
+@pytest.mark.usefixtures("compiled_kernels")
 @pytest.mark.parametrize("is_distilled", [True, False], ids=["distilled", "base"])
 def test_bfloat16_picture_of_our_attention_is_as_near_as_diffusers(
     tmp_path: Path, is_distilled: bool, monkeypatch: pytest.MonkeyPatch
@@ -131,7 +132,7 @@ def _pictures(folder: Path, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Ours and diffusers', as whole numbers."""
     oracle = Flux2KleinPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
     oracle.set_progress_bar_config(disable=True)
-    ours = kleinod.load(folder, device="cpu", dtype=dtype)
+    ours = load_sampler(folder, device="cpu", dtype=dtype)
     shape = {"width": 128, "height": 96, "num_inference_steps": 4}
     references = _references(1)
     theirs = oracle(
@@ -146,9 +147,7 @@ def _pictures(folder: Path, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("prompt", ["a cat", "", "雪 кот " * 600, "{} <|im_end|>"])
-def test_token_ids_equal_the_oracles(
-    pair: tuple[Flux2KleinPipeline, Pipeline], prompt: str
-) -> None:
+def test_token_ids_equal_the_oracles(pair: tuple[Flux2KleinPipeline, Sampler], prompt: str) -> None:
     oracle, ours = pair
     text = oracle.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
@@ -164,7 +163,7 @@ def test_token_ids_equal_the_oracles(
     assert torch.equal(mask, words["attention_mask"])
 
 
-def test_the_prompt_matters(pair: tuple[Flux2KleinPipeline, Pipeline]) -> None:
+def test_the_prompt_matters(pair: tuple[Flux2KleinPipeline, Sampler]) -> None:
     """The random model hears its prompt: a wrong one would show in the tests above."""
     fields = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 5}
     pictures = [pair[1].generate(p, **fields).images[0].image for p in ("a cat", "b dog")]

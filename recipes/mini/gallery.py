@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import kleinod
-from kleinod.pipeline import Pipeline
+from kleinod.assembly import load_sampler
+from kleinod.sampler import Sampler
 
 SIDE, GAP, TEXT = 128, 12, 44
 COLUMNS = 8
@@ -52,13 +52,13 @@ class Row:
     words: list[str]
 
 
-def paint(pipeline: Pipeline, prompt: str, seed: int, *references: Image.Image) -> Image.Image:
+def paint(pipeline: Sampler, prompt: str, seed: int, *references: Image.Image) -> Image.Image:
     """One picture."""
     result = pipeline.generate(prompt, reference_images=references, seed=seed)
     return result.images[0].image
 
 
-def edit_rows(pipeline: Pipeline) -> list[Row]:
+def edit_rows(pipeline: Sampler) -> list[Row]:
     """References and what was made of them, two edits or one pair in a row."""
     cells: list[tuple[Image.Image, str]] = []
     for seed, (first, words) in enumerate(EDITS, start=100):
@@ -104,7 +104,7 @@ def drawn(all_rows: list[Row]) -> Image.Image:
 
 def main(target: Path, model: str) -> None:
     """Paint and save."""
-    pipeline = kleinod.load(model)
+    pipeline = load_sampler(model)
     singles = [(paint(pipeline, p, seed), p) for seed, p in enumerate(PROMPTS)]
     drawn(rows(singles) + edit_rows(pipeline)).save(target, optimize=True)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from train import RUN
 
-import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.training import evaluation_cases, evaluation_set
 from kleinod.training.evaluation import frechet, moments
@@ -87,7 +87,7 @@ def train(icons: Icons, autoencoder: Autoencoder, steps: int) -> None:
 def main(steps: int) -> None:
     """Train (not with 0 steps), store the cases, and print what the oracle is worth."""
     icons = Icons.load(RUN / "icons.npz")
-    autoencoder = kleinod.load("mini").residents.use("autoencoder").float()
+    autoencoder = load_sampler("mini").residents.use("autoencoder").float()
     if steps:
         train(icons, autoencoder, steps)
     oracle = Oracle.load()

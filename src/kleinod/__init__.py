@@ -6,46 +6,97 @@ looked up when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from kleinod.assembly import load
+from kleinod.version import __version__
+
+if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
-    from kleinod.errors import InputError, KleinodError, NumericalError, WeightsError
-    from kleinod.painter import Painter
-    from kleinod.pipeline import Pipeline
-    from kleinod.request import Components, Request
+    from kleinod.errors import (
+        EngineClosedError,
+        FilterError,
+        InputError,
+        KleinodError,
+        MemoryLimitError,
+        ModeratedError,
+        NumericalError,
+        QueueFullError,
+        SigningError,
+        WeightsError,
+    )
+    from kleinod.images import OpenedReference
+    from kleinod.provenance.receipt import ProvenanceOptions
+    from kleinod.request import Components, ImageRequest, ResolvedRequest
+    from kleinod.sampler import Sampler
+    from kleinod.session import BlockedImage, GeneratedImage
+    from kleinod.session.pipeline import Pipeline, Result, Step, load
 
-__version__ = "0.1.0"
+_HOMES = {
+    "BlockedImage": "session",
+    "Components": "request",
+    "EngineClosedError": "errors",
+    "FilterError": "errors",
+    "GeneratedImage": "session",
+    "ImageRequest": "request",
+    "InputError": "errors",
+    "KleinodError": "errors",
+    "MemoryLimitError": "errors",
+    "ModelInfo": "catalog",
+    "ModeratedError": "errors",
+    "NumericalError": "errors",
+    "OpenedReference": "images",
+    "Pipeline": "session.pipeline",
+    "ProvenanceOptions": "provenance.receipt",
+    "QueueFullError": "errors",
+    "ResolvedRequest": "request",
+    "Result": "session.pipeline",
+    "Sampler": "sampler",
+    "SigningError": "errors",
+    "Step": "session.pipeline",
+    "WeightsError": "errors",
+    "load": "session.pipeline",
+}
+# names of version 0.1, and what they are now
+_RENAMED = {
+    "Painter": "kleinod.load(...) gives the pipeline that signs",
+    "Request": "kleinod.ImageRequest",
+    "Choices": "kleinod.ProvenanceOptions",
+}
 __all__ = [
+    "BlockedImage",
     "Components",
+    "EngineClosedError",
+    "FilterError",
+    "GeneratedImage",
+    "ImageRequest",
     "InputError",
     "KleinodError",
+    "MemoryLimitError",
     "ModelInfo",
+    "ModeratedError",
     "NumericalError",
-    "Painter",
+    "OpenedReference",
     "Pipeline",
-    "Request",
+    "ProvenanceOptions",
+    "QueueFullError",
+    "ResolvedRequest",
+    "Result",
+    "Sampler",
+    "SigningError",
+    "Step",
     "WeightsError",
+    "__version__",
     "load",
 ]
 
-_HOMES = {
-    "Components": "request",
-    "InputError": "errors",
-    "KleinodError": "errors",
-    "ModelInfo": "catalog",
-    "NumericalError": "errors",
-    "Painter": "painter",
-    "Pipeline": "pipeline",
-    "Request": "request",
-    "WeightsError": "errors",
-    "load": "assembly",
-}
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(_import_module(f"kleinod.{_HOMES[name]}"), name)
+    hint = f"; it is now: {_RENAMED[name]}" if name in _RENAMED else ""
+    raise AttributeError(f"module 'kleinod' has no attribute {name!r}{hint}")
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute has no one type
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kleinod' has no attribute {name!r}")
-    return getattr(import_module(f"kleinod.{_HOMES[name]}"), name)
+def __dir__() -> list[str]:
+    return list(__all__)

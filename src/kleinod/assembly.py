@@ -1,4 +1,4 @@
-"""A pipeline from a name or a path: which files, device and dtype, and do the parts fit."""
+"""A sampler from a name or a path: which files, device and dtype, and do the parts fit."""
 
 import logging
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
-from kleinod.pipeline import Pipeline
 from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
 from kleinod.residency import POLICIES, Residents, chosen_policy
+from kleinod.sampler import Sampler
 from kleinod.weights import files, loading
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
@@ -50,7 +50,7 @@ QWEN3_WORDS, QWEN3_PAD = 151936, 151643
 _LICENSES = {3072: catalog.APACHE, 4096: catalog.NON_COMMERCIAL}
 
 
-def load(
+def load_sampler(
     model: str | Path = "mini",
     *,
     device: str | torch.device | None = None,
@@ -60,8 +60,8 @@ def load(
     quantize: str | None = None,
     compile: bool | None = None,
     progress: Progress | None = None,
-) -> Pipeline:
-    """A pipeline of a known model, a folder in the diffusers layout or a transformer's single file.
+) -> Sampler:
+    """A sampler of a known model, a folder in the diffusers layout or a transformer's single file.
 
     Every file is checked here; under `sequential` the weights are read when they are first used.
     quantize: "int8" or "fp8" computes the blocks' linears so, not quite the same picture.
@@ -122,7 +122,7 @@ def _quantization(quantize: str | None, device: torch.device) -> str | None:
     return quantize
 
 
-def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Progress) -> Pipeline:
+def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Progress) -> Sampler:
     openers: dict[str, Callable[[], loading.Blueprint]] = {
         "text_encoder": partial(loading.open_text_encoder, paths.text_encoder, info.text_layers),
         "transformer": partial(loading.open_transformer, paths.transformer),
@@ -144,7 +144,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     if info.license == catalog.UNKNOWN_LICENSE:
         info = replace(info, license=_LICENSES.get(config.hidden_dim, info.license))
     cache = EmbeddingCache(store=_store(paths, info, place))
-    return Pipeline(
+    return Sampler(
         residents,
         tokenizer,
         info,
@@ -152,7 +152,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
         dtype=place.dtype,
         quantization=place.quantization,
         is_compiled=place.is_compiled,
-        _cache=cache,
+        embedding_cache=cache,
     )
 
 

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from kleinod import paths
 from kleinod.config import read_json
 from kleinod.errors import InputError, WeightsError
 
@@ -55,84 +58,191 @@ KNOWN = {
 }
 
 
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf")
+
+
+def known_model(name: str | Path) -> KnownModel | None:
+    """The known model of a name or of its Hub repository id; None if it is neither."""
+    text = str(name)
+    repositories = {model.repository.lower(): model for model in KNOWN.values() if model.repository}
+    return KNOWN.get(text) or repositories.get(text.lower())
+
+
 def find(name: str | Path) -> Path:
-    """The local folder or file of a known name or a path. Raises InputError."""
-    known = KNOWN.get(str(name))
-    if known is None:
-        if Path(name).exists():
-            return Path(name)
-        names = ", ".join(KNOWN)
-        raise InputError(f"model: {name} is no path and no known model; give a path or {names}")
+    """The local folder or file of a known name, a Hub repository id or a path.
+
+    Raises InputError.
+    """
+    if not str(name):
+        raise InputError(f"model: the name is empty; give a path or {', '.join(KNOWN)}")
+    path, known = paths.expand_user(name, "model"), known_model(name)
+    if known is not None and (str(name) in KNOWN or not paths.path_exists(path, "model")):
+        return _known_folder(known)
+    if paths.path_exists(path, "model"):
+        return path
+    if _is_repository(str(name)):
+        return _downloaded(str(name))
+    raise InputError(_not_found(str(name)))
+
+
+def _known_folder(known: KnownModel) -> Path:
     folder = present(known)
-    if folder is None:
-        remedy = (
-            f"run `kleinod pull {known.name}` ({known.repository}) "
-            f"or put it into $KLEINOD_MODELS/{known.name}"
-        )
-        if known.repository is None:
-            remedy = "install kleinod again, with its package data"
-        raise InputError(
-            f"model: {known.name} is not on this machine; {remedy} (known: {', '.join(KNOWN)})"
-        )
-    return folder
+    if folder is not None:
+        return folder
+    remedy = (
+        f"run `kleinod pull {known.name}` ({known.repository}) "
+        f"or put it into $KLEINOD_MODELS/{known.name}"
+    )
+    if known.repository is None:
+        remedy = "install kleinod again, with its package data"
+    raise InputError(
+        f"model: {known.name} is not on this machine; {remedy} (known: {', '.join(KNOWN)})"
+    )
+
+
+def _is_repository(name: str) -> bool:
+    """Whether it looks like owner/name on the Hub."""
+    is_file = name.lower().endswith(_WEIGHT_SUFFIXES)
+    return not is_file and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) is not None
+
+
+def _downloaded(repository: str) -> Path:
+    """A repository's model in the Hub's cache: its folder, or its only weight file."""
+    for snapshot in _snapshots(repository):
+        if paths.is_readable_file(snapshot / "model_index.json"):
+            return snapshot
+        files = [file for file in snapshot.iterdir() if file.suffix.lower() in _WEIGHT_SUFFIXES]
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(sorted(file.name for file in files))
+            raise InputError(
+                f"model: {repository} holds several models ({names}); give the path of one, in "
+                f"{snapshot}"
+            )
+    raise InputError(
+        f"model: {repository} is neither a path nor a repository in the Hub's cache; run "
+        f"`kleinod pull {repository}`, or give a path or one of {', '.join(KNOWN)}"
+    )
+
+
+def _not_found(name: str) -> str:
+    """The message for what is neither a path nor a model."""
+    is_path = os.sep in name or name.startswith("~") or Path(name).suffix in _WEIGHT_SUFFIXES
+    if is_path:
+        return f"model: there is no file or folder {name}; check the path"
+    close = _close_name(name)
+    hint = f"did you mean {close}? Known are" if close else "give a path or one of"
+    return f"model: {name} is neither a path nor a known model; {hint} {', '.join(KNOWN)}"
+
+
+def _close_name(name: str) -> str | None:
+    """The known name that was probably meant: klein4b, FLUX.2-klein-4B, Klein_4B."""
+    plain = {_plain(known.name): known.name for known in KNOWN.values()}
+    plain |= {
+        _plain(known.repository.rpartition("/")[2]): known.name
+        for known in KNOWN.values()
+        if known.repository
+    }
+    close = get_close_matches(_plain(name.rpartition("/")[2]), plain, n=1, cutoff=0.75)
+    return plain[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def present(known: KnownModel) -> Path | None:
-    """The first folder that holds the model: the package's, $KLEINOD_MODELS', the hub's cache."""
+    """The first folder that holds the model: the package's, $KLEINOD_MODELS', the Hub's cache.
+
+    What may not be looked at holds none.
+    """
     if known.repository is None:
         candidates = [Path(__file__).parent / known.name]
     else:
         candidates = [*_own_folders(known.name), *_snapshots(known.repository)]
-    return next((path for path in candidates if (path / "model_index.json").is_file()), None)
+    return next((c for c in candidates if paths.is_readable_file(c / "model_index.json")), None)
 
 
 def _own_folders(name: str) -> list[Path]:
     root = os.environ.get("KLEINOD_MODELS")
-    return [Path(root).expanduser() / name] if root else []
+    return [paths.expand_user(root, "KLEINOD_MODELS") / name] if root else []
 
 
 def hub_cache() -> Path:
-    """Where huggingface-hub keeps its downloads."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    """Where huggingface-hub keeps its downloads. Raises InputError where there is no home."""
+    folder = _hub_cache()
+    if folder is None:
+        raise InputError("HF_HOME: is not set, and this user has no home folder; set it")
+    return folder
+
+
+def _hub_cache() -> Path | None:
+    return _folder("HF_HUB_CACHE", "", "HF_HOME", "hub", "~/.cache/huggingface/hub")
 
 
 def repository_cache(repository: str) -> Path:
-    """Where the hub's cache keeps a repository."""
-    return hub_cache() / ("models--" + repository.replace("/", "--"))
+    """Where the Hub's cache keeps a repository."""
+    return hub_cache() / _folder_name(repository)
+
+
+def _folder_name(repository: str) -> str:
+    return "models--" + repository.replace("/", "--")
 
 
 def _snapshots(repository: str) -> list[Path]:
-    """Snapshots in huggingface-hub's cache, the one that `main` names first."""
-    folder = repository_cache(repository)
-    snapshots = sorted((folder / "snapshots").glob("*"))
+    """Snapshots in the Hub's cache, the one that `main` names first; none where unreadable."""
+    cache = _hub_cache()
+    if cache is None:
+        return []
+    folder = cache / _folder_name(repository)
     main = folder / "refs" / "main"
-    revision = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    try:
+        snapshots = sorted((folder / "snapshots").glob("[!.]*"))
+        revision = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    except (OSError, ValueError):
+        return []
     return sorted(snapshots, key=lambda path: path.name != revision)
 
 
 def config_folder() -> Path:
-    """Where kleinod keeps what it cannot make again: $KLEINOD_HOME, else the user's folder."""
-    own = os.environ.get("KLEINOD_HOME")
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(own).expanduser() if own else Path(base).expanduser() / "kleinod"
+    """Where kleinod keeps what it cannot make again: $KLEINOD_HOME, else the user's folder.
+
+    Raises InputError where there is no home folder.
+    """
+    folder = _folder("KLEINOD_HOME", "", "XDG_CONFIG_HOME", "kleinod", "~/.config/kleinod")
+    if folder is None:
+        raise InputError(
+            "KLEINOD_HOME: is not set, and this user has no home folder; set it to a folder that "
+            "kleinod may write (certificates, keys, settings)"
+        )
+    return folder
 
 
 def cache_folder() -> Path | None:
     """Where kleinod keeps what it can make again: $KLEINOD_CACHE, else the user's cache folder.
 
-    None if $KLEINOD_CACHE is `off`.
+    None if $KLEINOD_CACHE is `off`, or where there is no home folder.
     """
-    own = os.environ.get("KLEINOD_CACHE", "")
-    if own == "off":
+    if os.environ.get("KLEINOD_CACHE") == "off":
         return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kleinod"
-    return Path(own).expanduser() if own else base
+    return _folder("KLEINOD_CACHE", "", "XDG_CACHE_HOME", "kleinod", "~/.cache/kleinod")
+
+
+def _folder(own: str, below_own: str, base: str, below_base: str, default: str) -> Path | None:
+    """The folder of the first variable that is set, else the default; None without a home."""
+    for name, below in ((own, below_own), (base, below_base)):
+        if value := os.environ.get(name):
+            return paths.expand_user(value, name) / below
+    try:
+        return Path(default).expanduser()
+    except RuntimeError:
+        return None
 
 
 def describe(name: str | Path, path: Path) -> ModelInfo:
     """The facts of the model at path: kleinod.json, model_index.json, then the klein values."""
-    known = KNOWN.get(str(name))
+    known = known_model(name)
     is_distilled = known.variant != "base" if known else _is_distilled(path)
     info = ModelInfo(
         name=known.name if known else path.stem if path.is_file() else path.resolve().name,

@@ -3,20 +3,20 @@
 No torch in here. Each default is the published klein value.
 """
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from kleinod.errors import WeightsError
+from kleinod import fileio
+from kleinod.errors import InputError, WeightsError
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file. Raises WeightsError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); fetch the model again") from error
+        values = fileio.read_json(path, "model")
+    except InputError as error:
+        raise WeightsError(f"{error}, or fetch the model again") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: holds no JSON object; fetch the model again")
     return values

@@ -36,6 +36,10 @@ class FilterError(KleinodError):
     """A safety filter that cannot load or that crashed: nothing is painted (exit status 1)."""
 
 
+class SigningError(KleinodError):
+    """A finished file could not be signed (exit status 1); the image itself is kept."""
+
+
 class ModeratedError(KleinodError):
     """A filter stopped a prompt, a reference or a result (exit status 3).
 

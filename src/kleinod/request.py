@@ -1,11 +1,21 @@
-"""One request in words and numbers, checked before any model is touched. No torch in here."""
+"""What a user asks for, and the same with every default filled in. No torch in here.
+
+    ImageRequest -- Sampler.resolve --> ResolvedRequest
+
+An `ImageRequest` is what a user typed: fields may be None. A `ResolvedRequest` has no optional
+field: sizes and steps are chosen, the seed is drawn, references are decoded and prepared.
+"""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kleinod.errors import InputError
+from kleinod.keywords import check_keywords
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MIN_SIDE_PIXELS = 64
 MAX_PIXELS = 4 * 1024 * 1024
@@ -15,12 +25,17 @@ MAX_IMAGES = 256
 MAX_SEED = 2**63 - 1
 
 
+@check_keywords
 @dataclass(frozen=True)
-class Request:
-    """What to paint. Sizes in pixels; None means the model's default."""
+class ImageRequest:
+    """What to generate. Sizes in pixels; None means the model's default.
+
+    prompt: one text, or several for several images. reference_images: one picture or several: a
+    path, a `PIL.Image.Image`, the bytes of a picture file or an `OpenedReference`.
+    """
 
     prompt: str | tuple[str, ...]
-    reference_images: tuple[Any, ...] = ()
+    reference_images: Any = ()
     width: int | None = None
     height: int | None = None
     num_inference_steps: int | None = None
@@ -29,12 +44,23 @@ class Request:
     seed: int | None = None
     num_images: int = 1
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt as a tuple."""
+        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    @property
+    def references(self) -> tuple[Any, ...]:
+        """The reference images as a tuple; one picture counts as a tuple of one."""
+        sources = self.reference_images
+        if sources is None:
+            return ()
+        return tuple(sources) if isinstance(sources, tuple | list) else (sources,)
+
     def validate(self) -> None:
         """Raise InputError with field, value, limit and remedy."""
         _check_prompts(self.prompt)
         _check_text("negative_prompt", self.negative_prompt)
-        if not isinstance(self.reference_images, tuple | list):
-            raise InputError(f"reference_images: {self.reference_images!r} is no list; give one")
         for side in ("width", "height"):
             _check_side(side, getattr(self, side))
         if self.width and self.height:
@@ -42,7 +68,56 @@ class Request:
         _check_count("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _check_count("num_images", self.num_images, 1, MAX_IMAGES)
         _check_count("seed", self.seed, 0, MAX_SEED)
+        _check_last_seed(self.seed, len(self.prompts) * self.num_images)
         _check_guidance(self.guidance_scale)
+
+
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A request with every default filled in; only `Sampler.resolve` makes one.
+
+    references: as the autoencoder takes them, sides multiples of 16. Image i has the prompt
+    `prompts[i // num_images]` and the seed `seed + i`.
+    """
+
+    prompts: tuple[str, ...]
+    references: "tuple[Image.Image, ...]"
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str
+    seed: int
+    num_images: int
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed for each image."""
+        return tuple(self.seed + i for i in range(len(self.prompts) * self.num_images))
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether each step takes a second pass, with the negative prompt."""
+        return self.guidance_scale > 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text to encode, each once."""
+        negative = (self.negative_prompt,) if self.is_guided else ()
+        return tuple(dict.fromkeys((*self.prompts, *negative)))
+
+    def prompt_of(self, index: int) -> str:
+        """The prompt of image `index`, counted from 0."""
+        return self.prompts[index // self.num_images]
+
+
+@dataclass(frozen=True)
+class Components:
+    """Where the parts of a split model lie; None: beside the transformer, as in a folder."""
+
+    text_encoder: str | Path | None = None
+    autoencoder: str | Path | None = None
+    tokenizer: str | Path | None = None
 
 
 def check_size(width: int, height: int) -> None:
@@ -57,36 +132,36 @@ def check_size(width: int, height: int) -> None:
 def _check_prompts(prompts: object) -> None:
     several = prompts if isinstance(prompts, tuple | list) else (prompts,)
     if not several:
-        raise InputError("prompt: none is given; give at least one, it may be empty")
+        raise InputError("prompt: the list is empty; give at least one text")
     for prompt in several:
         _check_text("prompt", prompt)
 
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise InputError(f"{name}: {value!r} is no text; give a string")
+        raise InputError(f"{name}: {short_repr(value)} is not a string; give one")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise InputError(f"{name}: {value!r} is not valid Unicode; give UTF-8 text")
+        raise InputError(f"{name}: {short_repr(value)} is not valid Unicode; give UTF-8 text")
+
+
+def short_repr(value: object, limit: int = 60) -> str:
+    """A value as an error message quotes it: never longer than `limit` characters."""
+    text = f"{type(value).__name__} of {len(value)} bytes" if isinstance(value, bytes) else ""
+    text = text or repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _check_count(name: str, value: int | None, low: int, high: int) -> None:
     if value is None and name != "num_images":
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name}: {value!r} is no whole number; give one from {low} to {high}")
+        raise InputError(
+            f"{name}: {short_repr(value)} is not an integer; give one from {low} to {high}"
+        )
     if value < low:
         raise InputError(f"{name}: {value} is under {low}; give at least {low}")
     if value > high:
         raise InputError(f"{name}: {value} is over {high}; give at most {high}")
-
-
-@dataclass(frozen=True)
-class Components:
-    """Where the parts of a split model lie; None: beside the transformer, as in a folder."""
-
-    text_encoder: str | Path | None = None
-    autoencoder: str | Path | None = None
-    tokenizer: str | Path | None = None
 
 
 def _check_side(name: str, value: int | None) -> None:
@@ -98,10 +173,20 @@ def _check_side(name: str, value: int | None) -> None:
         raise InputError(f"{name}: {value} is not a multiple of 16; the nearest is {nearest}")
 
 
+def _check_last_seed(seed: int | None, count: int) -> None:
+    if seed is not None and seed + count - 1 > MAX_SEED:
+        raise InputError(
+            f"seed: {seed} with {count} images needs seeds up to {seed + count - 1}, over "
+            f"{MAX_SEED}; give at most {MAX_SEED - count + 1}"
+        )
+
+
 def _check_guidance(value: float | None) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"guidance_scale: {value!r} is no finite number; give 1.0 or more")
+        raise InputError(
+            f"guidance_scale: {short_repr(value)} is not a finite number; give 1.0 or more"
+        )
     if value < 1:
         raise InputError(f"guidance_scale: {value} is under 1; give 1.0 (none) or more")

@@ -11,10 +11,27 @@ from typing import Any
 
 from torch import nn
 
+from kleinod.errors import InputError
 from kleinod.streaming import stream
 
 AUTO_LIMIT_BYTES = 2 * 1024**3
 POLICIES = ("auto", "all", "sequential", "stream")
+
+
+# the public words, and those of version 0.1
+_OFFLOAD = {"auto": "auto", "none": "all", "model": "sequential", "block": "stream"}
+
+
+def offload_policy(offload: str) -> str:
+    """The policy of a value of `offload`: auto, none, model or block. Raises InputError.
+
+    The words of version 0.1 (all, sequential, stream) are accepted for one more release.
+    """
+    if offload in POLICIES:
+        return offload
+    if offload not in _OFFLOAD:
+        raise InputError(f"offload: {offload!r} is unknown; give {', '.join(_OFFLOAD)}")
+    return _OFFLOAD[offload]
 
 
 def chosen_policy(policy: str, num_bytes: int) -> str:

@@ -14,14 +14,14 @@ from kleinod.kernels import native
 from kleinod.models import attention_cuda
 from kleinod.models.attention import has_slow_kernel
 from kleinod.models.text_encoder import num_seen
-from kleinod.request import Request
+from kleinod.request import ImageRequest
 
 
 class KleinodEngine:
-    """A loaded pipeline; the first picture tells what it is made of."""
+    """A loaded sampler; the first picture tells what it is made of."""
 
     def __init__(self, plan: Plan) -> None:
-        self._pipeline = assembly.load(
+        self._sampler = assembly.load_sampler(
             plan.model,
             device=plan.device,
             dtype=plan.dtype,
@@ -29,7 +29,7 @@ class KleinodEngine:
             quantize=plan.quantize,
             compile=plan.compile,
         )
-        info, device = self._pipeline.info, self._pipeline.device
+        info, device = self._sampler.info, self._sampler.device
         native = min(info.default_size, CPU_SIZE) if device.type == "cpu" else info.default_size
         self.size = plan.size or native
         self.num_steps = plan.num_steps or info.num_inference_steps
@@ -41,20 +41,20 @@ class KleinodEngine:
 
     def _watch(self) -> None:
         """Note each component when it is first used: under `sequential` it is soon gone."""
-        use = self._pipeline.residents.use
+        use = self._sampler.residents.use
 
         def used(name: str) -> Any:  # noqa: ANN401 - as in Residents
             module = use(name)
             if name not in self._products:
-                self._products[name] = product_format(module, self._pipeline.dtype)
+                self._products[name] = product_format(module, self._sampler.dtype)
                 self._configs[name] = module.config
             return module
 
-        setattr(self._pipeline.residents, "use", used)  # noqa: B010 - a method of one object
+        setattr(self._sampler.residents, "use", used)  # noqa: B010 - a method of one object
 
     def facts(self) -> dict[str, Any]:
         """What any picture of it is: known before the first."""
-        info, device = self._pipeline.info, self._pipeline.device
+        info, device = self._sampler.info, self._sampler.device
         return {
             "model": info.name,
             "size": self.size,
@@ -63,18 +63,18 @@ class KleinodEngine:
             "text_layers": info.text_layers,
             "max_text_tokens": info.max_text_tokens,
             "device": str(device),
-            "dtype": dtype_name(self._pipeline.dtype),
-            "residency": self._pipeline.residents.policy,
-            "quantize": self._pipeline.quantization,
-            "is_compiled": self._pipeline.is_compiled,
-            "attention": attention_name(device, self._pipeline.dtype, self._pipeline.quantization),
+            "dtype": dtype_name(self._sampler.dtype),
+            "residency": self._sampler.residents.policy,
+            "quantize": self._sampler.quantization,
+            "is_compiled": self._sampler.is_compiled,
+            "attention": attention_name(device, self._sampler.dtype, self._sampler.quantization),
         }
 
     def paint(self, prompt: str, seed: int, path: str | None) -> dict[str, float]:
         """Seconds of each stage; on an accelerator each stage is waited for."""
         start = time.perf_counter()
         timings: dict[str, float] = {}
-        request = Request(
+        request = ImageRequest(
             prompt,
             reference_images=self._references,
             width=self.size,
@@ -82,10 +82,10 @@ class KleinodEngine:
             num_inference_steps=self.num_steps,
             seed=seed,
         )
-        step = deque(self._pipeline.steps(request, timings=timings), maxlen=1).pop()
-        synchronise(self._pipeline.device)
+        step = deque(self._sampler.steps(request, timings=timings), maxlen=1).pop()
+        synchronise(self._sampler.device)
         denoised = time.perf_counter()
-        pictures = self._pipeline.decode(step.latents)
+        pictures = self._sampler.decode(step.latents)
         end = time.perf_counter()
         if path:
             pictures[0].save(path)
@@ -98,24 +98,24 @@ class KleinodEngine:
     @torch.inference_mode()
     def encode(self) -> float:
         """Seconds of one reference of the picture's size."""
-        autoencoder = self._pipeline.residents.use("autoencoder")
-        pixels = noise_picture(self.size).to(self._pipeline.device, self._pipeline.dtype)
+        autoencoder = self._sampler.residents.use("autoencoder")
+        pixels = noise_picture(self.size).to(self._sampler.device, self._sampler.dtype)
         start = time.perf_counter()
         autoencoder.encode(pixels)
-        synchronise(self._pipeline.device)
+        synchronise(self._sampler.device)
         return time.perf_counter() - start
 
     def device_bytes(self) -> int | None:
         """The most that an accelerator held."""
-        return device_peak_bytes(self._pipeline.device)
+        return device_peak_bytes(self._sampler.device)
 
     def work(self) -> dict[str, Any]:
         """Operations of each stage, in which numbers its products are, and shapes for the probe."""
-        info, configs = self._pipeline.info, self._configs
+        info, configs = self._sampler.info, self._configs
         side = self.size // 16
         num_tokens = side * side * (1 + len(self._references))
-        _, mask = self._pipeline.tokenizer.encode([new_prompt(0)])
-        num_keys = num_seen(mask.to(self._pipeline.device))
+        _, mask = self._sampler.tokenizer.encode([new_prompt(0)])
+        num_keys = num_seen(mask.to(self._sampler.device))
         counted = {
             "text": text_work(
                 *(configs["text_encoder"], max(info.text_layers), info.max_text_tokens, num_keys)

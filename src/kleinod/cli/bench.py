@@ -16,6 +16,7 @@ from kleinod.bench.plan import Plan
 from kleinod.cli.options import Quiet, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.errors import InputError
+from kleinod.extras import missing_package
 
 Sizes = Literal["klein-4b", "klein-9b"]
 MAX_CALLS = 1000
@@ -119,9 +120,7 @@ def _check(options: BenchOptions) -> None:
 def _check_peer(options: BenchOptions) -> None:
     missing = [name for name in ("diffusers", "transformers", "accelerate") if not find_spec(name)]
     if missing:
-        raise InputError(
-            f"against: {missing[0]} is not installed; run `pip install 'kleinod[bench]'`"
-        )
+        raise missing_package("against", missing[0], extra="bench")
     if options.model and catalog.find(options.model).is_file():
         raise InputError("against: diffusers reads whole folders only; give one with --model")
 

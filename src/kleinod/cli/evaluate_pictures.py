@@ -106,7 +106,7 @@ def _check_sheet(sheet: Path | None) -> None:
 
 
 def _evaluated(name: str, settings: "Settings", count: int | None, *, quiet: bool) -> "Evaluation":
-    import kleinod
+    from kleinod import assembly
     from kleinod.training import evaluation, evaluation_set
     from kleinod.training.oracle import Oracle
 
@@ -115,7 +115,7 @@ def _evaluated(name: str, settings: "Settings", count: int | None, *, quiet: boo
         cases = evaluation_set.first_of_each(cases, count)
     with progress_bars(quiet=quiet) as report:
         return evaluation.evaluate(
-            kleinod.load(name),
+            assembly.load_sampler(name),
             cases,
             settings=settings,
             oracle=Oracle.load(),

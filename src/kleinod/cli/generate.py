@@ -1,42 +1,31 @@
-"""`kleinod generate`: parse, build a request, call the pipeline, write and report."""
+"""`kleinod generate`: parse, run the session, write and report."""
 
 import json
-import time
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kleinod.cli import output
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, progress_bars
-from kleinod.cli.references import Reference, load_references
+from kleinod.cli.stopwatch import Stopwatch
 from kleinod.errors import ModeratedError
-from kleinod.provenance import audit, container
-from kleinod.provenance.receipt import Choices
-from kleinod.request import Components, Request
+from kleinod.provenance.container import FORMATS
+from kleinod.provenance.receipt import ProvenanceOptions
+from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from kleinod.generation import FinishedImage, Signing
-    from kleinod.pipeline import Pipeline
-    from kleinod.provenance.receipt import Receipt
-    from kleinod.safety import Screening
+    from kleinod.provenance.facts import ModelFile
+    from kleinod.sampler import Sampler
+    from kleinod.session import CheckedRequest, GeneratedImage
 
 
 @dataclass(frozen=True)
-class _Painting:
-    """Painted pictures, their receipts so far, and the seconds."""
-
-    model: str
-    pictures: "list[Image.Image]"
-    drafts: "list[Receipt]"
-    timings: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Places:
+class _Destinations:
     """Where pictures go, and receipts if they are wanted."""
 
     pictures: output.Destination
@@ -47,49 +36,38 @@ class _Places:
 class _Written:
     """What --json says of each file, and why other pictures were not written."""
 
-    files: list[dict[str, Any]]
-    stopped: list[ModeratedError]
+    files: list[dict[str, Any]] = field(default_factory=list)
+    pictures: "list[Image.Image]" = field(default_factory=list)
+    blocked: list[ModeratedError] = field(default_factory=list)
 
 
 @taking(GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Paint PROMPT, or edit reference pictures with it."""
-    start = time.perf_counter()
-    references = load_references(options.reference or [])
-    request = _request(options, references)
+    watch = Stopwatch.since_process_start()
+    request = _request(options)
     request.validate()
-    places = _places(options)
-    check_log()
-    screening = screening_of(options.safety, options.safety_tolerance)
-    with audit.telling_stops(None if options.private else options.prompt):
-        screening.check_request(request)
-    signing = _signing(options, references)
+    destinations = _destinations(options)
     with progress_bars(quiet=options.quiet or options.json) as report:
-        painting = _painted(options, request, report)
-    finishing = time.perf_counter()
-    written = _written(painting, places, signing=signing, screening=screening)
-    end = time.perf_counter()
-    timings = {**painting.timings, "finish_seconds": end - finishing, "total_seconds": end - start}
+        checked = _check(options, request, destinations)
+        watch.lap("check")
+        sampler, files = _load(options, report, watch)
+        written = _generate(checked, sampler, files, destinations, report=report, watch=watch)
+    timings = watch.report()
     if options.json:
-        print(json.dumps(_summary(painting.model, written, timings)))
+        _print_json(options, _summary(sampler, written, timings))
     elif not options.quiet:
-        _print_report(written.files, timings)
-    if written.stopped:
-        raise written.stopped[0]
+        _print_report(options, written.files, timings)
+    if options.show and not options.json:
+        _show(written.pictures)
+    if written.blocked:
+        raise written.blocked[0]
 
 
-def screening_of(state: str | None, tolerance: int) -> "Screening":
-    """The filters as configured and as the flags say. Raises InputError."""
-    from kleinod.safety import Policy, Screening  # late: the other commands need none of it
-
-    return Screening.of(Policy.configured().switched(state), tolerance=tolerance)
-
-
-def _request(options: GenerateOptions, references: list[Reference]) -> Request:
-    """The request, its references read already: a bad one is refused before any model loads."""
-    return Request(
+def _request(options: GenerateOptions) -> ImageRequest:
+    return ImageRequest(
         options.prompt,
-        tuple(reference.image for reference in references),
+        tuple(options.reference or ()),
         width=options.width,
         height=options.height,
         num_inference_steps=options.steps,
@@ -100,135 +78,143 @@ def _request(options: GenerateOptions, references: list[Reference]) -> Request:
     )
 
 
-def _places(options: GenerateOptions) -> _Places:
-    """Checked: they can be written, and hold the words. Raises InputError."""
-    pictures = output.destination(options.output)
-    suffix = Path(pictures.file_name or "x.png").suffix
-    container.check_mark(options.watermark, suffix)
-    if not options.private:
-        container.check_words(options.prompt + options.negative_prompt, suffix)
+def _destinations(options: GenerateOptions) -> _Destinations:
+    """Checked: they can be written. Raises InputError."""
+    pictures = output.destination(options.output, count=options.num_images)
     receipt = options.receipt
-    return _Places(pictures, None if receipt is None else output.receipt_destination(receipt))
+    return _Destinations(pictures, None if receipt is None else output.receipt_destination(receipt))
 
 
-def check_log() -> None:
-    """Raise InputError where an audit log is wanted and cannot be written."""
-    log = audit.configured()
-    if log is not None:
-        log.check()
+def _check(
+    options: GenerateOptions, request: ImageRequest, destinations: _Destinations
+) -> "CheckedRequest":
+    from kleinod import session  # late: the other commands need none of it
 
-
-def _choices(options: GenerateOptions) -> Choices:
-    return Choices(
-        watermark=options.watermark,
-        is_signed=options.c2pa == "on",
-        is_private=options.private,
-        has_full_hashes=options.full_hashes,
+    return session.check(
+        request,
+        session.Session.configured(
+            safety=options.safety,
+            tolerance=options.safety_tolerance,
+            provenance=ProvenanceOptions(
+                watermark=options.watermark,
+                c2pa=options.c2pa == "on",
+                private=options.private,
+                full_hashes=options.full_hashes,
+            ),
+        ),
+        session.OutputOptions(FORMATS[destinations.pictures.suffix]),
     )
 
 
-def _signing(options: GenerateOptions, references: list[Reference]) -> "Signing | None":
-    from kleinod import generation  # late: torch takes a second, and a mistake above needs none
+def _load(
+    options: GenerateOptions, report: Report, watch: Stopwatch
+) -> "tuple[Sampler, list[ModelFile]]":
+    """The model, and its files with their hashes."""
+    from kleinod import assembly  # late: torch takes a second, and a mistake above needs none
+    from kleinod.provenance import facts
 
-    choices = _choices(options)
-    if not choices.is_signed:
-        return None
-    made = [reference.as_ingredient(is_private=options.private) for reference in references]
-    return generation.signing(choices, made)
-
-
-def _painted(options: GenerateOptions, request: Request, report: Report) -> _Painting:
-    from kleinod import generation
-
-    start = time.perf_counter()
-    pipeline = _loaded(options, report)
-    timings = {"load_seconds": time.perf_counter() - start}
-    request = pipeline.settled(request)
-    choices = _choices(options)
-    files = generation.model_files(options.model, _components(options), choices)
-    drafts = generation.drafts(pipeline, request, files, choices)
-    step = None
-    for step in pipeline.steps(request, timings=timings):
-        report("painting", step.index / step.num_steps)
-    assert step is not None
-    start = time.perf_counter()
-    pictures = pipeline.decode(step.latents)
-    timings["decode_seconds"] = time.perf_counter() - start
-    return _Painting(pipeline.info.name, pictures, drafts, timings)
-
-
-def _components(options: GenerateOptions) -> Components:
-    return Components(options.text_encoder, options.autoencoder, options.tokenizer)
-
-
-def _loaded(options: GenerateOptions, report: Report) -> "Pipeline":
-    import kleinod
-
-    return kleinod.load(
+    watch.lap("import")
+    components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
+    sampler = assembly.load_sampler(
         options.model,
         device=options.device,
         dtype=options.dtype,
-        components=_components(options),
+        components=components,
         residency=options.residency,
         quantize=options.quantize,
         compile=options.compile,
         progress=lambda stage, fraction: report("loading", fraction),
     )
+    files = facts.model_files(options.model, components, full_hashes=options.full_hashes)
+    watch.lap("load")
+    return sampler, files
 
 
-def _written(
-    painting: _Painting, places: _Places, *, signing: "Signing | None", screening: "Screening"
+def _generate(
+    checked: "CheckedRequest",
+    sampler: "Sampler",
+    files: "list[ModelFile]",
+    destinations: _Destinations,
+    *,
+    report: Report,
+    watch: Stopwatch,
 ) -> _Written:
-    """Judge, finish and write each picture; one that is stopped leaves the others be."""
-    from kleinod import generation
+    """Denoise, finish and write each picture; one that is blocked leaves the others be."""
+    from kleinod import session
 
-    written, count = _Written([], []), len(painting.pictures)
-    for index, (picture, draft) in enumerate(zip(painting.pictures, painting.drafts, strict=True)):
-        path = places.pictures.path(draft["request"]["seed"], index=index, count=count)
-        format_name = container.FORMATS[path.suffix.lower()]
-        try:
-            made = generation.finished(
-                picture, draft, format_name=format_name, signing=signing, screening=screening
-            )
-        except ModeratedError as error:
-            audit.append(audit.moderated(error, prompt=draft["request"].get("prompt")))
-            written.stopped.append(error)
+    prepared, written = session.prepare(checked, sampler, files), _Written()
+    timings: dict[str, float] = {}
+    count = len(prepared.receipts)
+    for step in sampler.steps(prepared.resolved, timings=timings):
+        report("painting", step.index / step.num_steps)
+        latents = step.latents
+    watch.lap("other", timings)
+    pictures = sampler.decode(latents)
+    watch.lap("decode")
+    for one in session.finish(prepared, pictures):
+        if isinstance(one, session.BlockedImage):
+            written.blocked.append(one.error)
             continue
-        # the log first: no picture may lie somewhere that is not in it
-        audit.append(audit.generated(made.receipt, made.data))
-        digest = output.write(path, made.data)
-        if places.receipts is not None:
-            beside = places.receipts.path(made.receipt["request"]["seed"], index=index, count=count)
-            output.write(beside, (json.dumps(made.receipt, indent=2) + "\n").encode())
-        written.files.append({"path": str(path), **_told(made), "sha256": digest})
+        path = destinations.pictures.write(one.data, seed=one.seed, index=one.index, count=count)
+        if destinations.receipts is not None:
+            receipt = (json.dumps(one.receipt, indent=2) + "\n").encode()
+            destinations.receipts.write(receipt, seed=one.seed, index=one.index, count=count)
+        written.files.append({"path": str(path), **_facts(one)})
+        written.pictures.append(one.image)
+    watch.lap("finish")
     return written
 
 
-def _told(made: "FinishedImage") -> dict[str, Any]:
+def _facts(image: "GeneratedImage") -> dict[str, Any]:
+    """What --json says of a picture."""
     return {
-        "seed": made.receipt["request"]["seed"],
-        "width": made.image.width,
-        "height": made.image.height,
-        "watermark": made.receipt["watermark"].get("payload"),
-        "c2pa": made.receipt["c2pa"],
+        "seed": image.seed,
+        "width": image.image.width,
+        "height": image.image.height,
+        "watermark": image.receipt["watermark"].get("payload"),
+        "c2pa": image.receipt["c2pa"],
+        "sha256": image.sha256,
     }
 
 
-def _summary(model: str, written: _Written, timings: Mapping[str, float]) -> dict[str, Any]:
+def _summary(sampler: "Sampler", written: _Written, timings: Mapping[str, float]) -> dict[str, Any]:
     """What --json prints."""
     from kleinod.memory import peak_bytes  # late: torch
 
     return {
-        "images": [file | {"path": str(Path(file["path"]).absolute())} for file in written.files],
-        "num_moderated": len(written.stopped),
-        "model": model,
+        "images": [file | {"path": _whole_path(file["path"])} for file in written.files],
+        "num_moderated": len(written.blocked),
+        "model": sampler.info.name,
         "timings": timings,
         "peak_memory_bytes": peak_bytes(),
     }
 
 
-def _print_report(files: list[dict[str, Any]], timings: Mapping[str, float]) -> None:
+def _whole_path(path: str) -> str:
+    """For scripts that change folders."""
+    return path if path == str(output.STANDARD_OUTPUT) else str(Path(path).absolute())
+
+
+def _show(pictures: "list[Image.Image]") -> None:
+    from kleinod.cli import terminal_image  # late: numpy
+
+    for picture in pictures:
+        terminal_image.show(picture)
+
+
+def _print_json(options: GenerateOptions, summary: dict[str, Any]) -> None:
+    # standard output holds the picture where `-o -` was given
+    stream = sys.stderr if options.output == output.STANDARD_OUTPUT else sys.stdout
+    print(json.dumps(summary), file=stream)
+
+
+def _print_report(
+    options: GenerateOptions, files: list[dict[str, Any]], timings: Mapping[str, float]
+) -> None:
+    stream = sys.stderr if options.output == output.STANDARD_OUTPUT else sys.stdout
     for file in files:
-        print(f"{file['path']}  seed {file['seed']}")
-    stages = (f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in timings.items())
-    print(", ".join(stages))
+        print(f"{file['path']}  seed {file['seed']}", file=stream)
+    # a stage under 5 ms is in the sum, and no news
+    told = {name: value for name, value in timings.items() if value >= 0.005}
+    stages = (f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in told.items())
+    print(", ".join(stages), file=stream)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kleinod.errors import InputError
+from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
     from kleinod.server.keys import KeyRecord, Keys
@@ -84,9 +84,7 @@ def _opened(config: Path | None) -> "Iterator[Keys]":
     try:
         from kleinod.server import database, keys, settings
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"keys: the package {error.name} is missing; run `pip install 'kleinod[serve]'`"
-        ) from error
+        raise missing_package("keys", str(error.name), extra="serve") from error
     opened = database.Database(settings.load(config).database)
     try:
         opened.migrate()

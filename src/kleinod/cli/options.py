@@ -123,4 +123,7 @@ class GenerateOptions:
         typer.Option("--full-hashes", help="Hash all of the weights for the receipt, not samples."),
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
+    show: Annotated[
+        bool, typer.Option("--show/--no-show", help="Draw the picture in a terminal that can.")
+    ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")] = False

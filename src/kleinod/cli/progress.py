@@ -1,5 +1,6 @@
 """One line on stderr that shows how far each stage is. Nothing where stderr is no terminal."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,11 @@ def progress_bars(*, quiet: bool, console: Console | None = None) -> Iterator[Re
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     hidden = quiet or not console.is_terminal
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=hidden) as progress:
+    # rich prints stdout above the bars, to stderr: where stdout is a file or a pipe, it is a
+    # script's, and what is printed has to arrive there
+    shares_terminal = sys.stdout.isatty()
+    bars = Progress(*columns, console=console, disable=hidden, redirect_stdout=shares_terminal)
+    with bars as progress:
 
         def report(stage: str, fraction: float) -> None:
             if stage not in tasks:

@@ -2,31 +2,29 @@
 
 import json
 import math
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kleinod.cli import output
-from kleinod.cli.generate import check_log, screening_of
 from kleinod.cli.options import Quiet, taking
 from kleinod.cli.progress import Report, progress_bars
-from kleinod.cli.references import Reference, load_references
 from kleinod.errors import InputError
 from kleinod.provenance import audit
-from kleinod.provenance.receipt import Choices
-from kleinod.request import Components, Request
+from kleinod.provenance.receipt import ProvenanceOptions
+from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from kleinod.pipeline import Pipeline
+    from kleinod.images import OpenedReference
     from kleinod.provenance.receipt import Receipt
     from kleinod.provenance.repetition import Outcome
     from kleinod.provenance.verification import Evidence
-    from kleinod.safety import Screening
+    from kleinod.sampler import Sampler
+    from kleinod.session import CheckedRequest
 
 _PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
 
@@ -73,30 +71,45 @@ class RepeatOptions:
 def repeat(options: RepeatOptions) -> None:
     """Paint PICTURE again from its receipt: bit-equal, close or different (status 1), and why."""
     place = _destination(options)
-    found, old = _read(options)
-    if found.image is None:
+    evidence, old = _read(options)
+    if evidence.image is None:
         raise InputError(
             f"picture: the pixels of {options.picture} cannot be read, so there is nothing to "
             "compare with; kleinod verify says what is wrong"
         )
-    request = _request(options, old, load_references(options.reference or []))
-    request.validate()
-    check_log()
-    screening = screening_of(options.safety, options.safety_tolerance)
-    with (
-        audit.telling_stops(old["request"].get("prompt")),
-        progress_bars(quiet=options.quiet or options.json) as report,
-    ):
-        screening.check_request(request)
-        repeated, new = _repeated(options, request, old, report=report, screening=screening)
+    request = _request(options, old)
+    with progress_bars(quiet=options.quiet or options.json) as report:
+        checked = _check(options, request, old)
+        repeated, new = _reproduce(options, checked, old, report=report)
     from kleinod.provenance import container, repetition
 
     if place is not None:
         data = container.encoded(repeated, "PNG", new)
         audit.append(audit.generated(new, data))
-        output.write(place.path(0, index=0, count=1), data)
-    as_saved = container.compressed(repeated, found.format_name, old["watermark"]["method"])
-    _print(options, repetition.outcome(old, new, file_image=found.image, repeated=as_saved))
+        place.write(data, seed=0, index=0, count=1)
+    as_saved = container.compressed(repeated, evidence.format_name, old["watermark"]["method"])
+    _print(options, repetition.outcome(old, new, file_image=evidence.image, repeated=as_saved))
+
+
+def _check(options: RepeatOptions, request: ImageRequest, old: "Receipt") -> "CheckedRequest":
+    from kleinod import session
+
+    files = old["model"]["files"]
+    checked = session.check(
+        request,
+        session.Session.configured(
+            safety=options.safety,
+            tolerance=options.safety_tolerance,
+            provenance=ProvenanceOptions(
+                watermark=old["watermark"]["method"],
+                c2pa=False,
+                private="prompt" not in old["request"],
+                full_hashes=any(isinstance(file, dict) and "sha256" in file for file in files),
+            ),
+        ),
+    )
+    _check_references(old, checked.references)
+    return checked
 
 
 def _destination(options: RepeatOptions) -> output.Destination | None:
@@ -126,15 +139,14 @@ def _read(options: RepeatOptions) -> "tuple[Evidence, Receipt]":
     return found, found.receipt
 
 
-def _request(options: RepeatOptions, old: "Receipt", references: list[Reference]) -> Request:
+def _request(options: RepeatOptions, old: "Receipt") -> ImageRequest:
     words = old["request"]
     prompt = words.get("prompt", options.prompt)
     if prompt is None:
         raise InputError("prompt: the receipt leaves it out; give --prompt")
-    _check_references(old, references)
-    return Request(
+    return ImageRequest(
         prompt,
-        tuple(reference.image for reference in references),
+        tuple(options.reference or ()),
         width=words["width"],
         height=words["height"],
         num_inference_steps=words["num_inference_steps"],
@@ -144,7 +156,7 @@ def _request(options: RepeatOptions, old: "Receipt", references: list[Reference]
     )
 
 
-def _check_references(old: "Receipt", references: list[Reference]) -> None:
+def _check_references(old: "Receipt", references: "tuple[OpenedReference, ...]") -> None:
     from kleinod.provenance.receipt import pixels_sha256
 
     wanted = old["request"]["reference_images"]
@@ -158,63 +170,53 @@ def _check_references(old: "Receipt", references: list[Reference]) -> None:
             reference.image
         ):
             raise InputError(
-                f"reference: {reference.path} is not the one that the receipt names; its pixels "
+                f"reference: {reference.name} is not the one that the receipt names; its pixels "
                 "have another hash"
             )
 
 
-def _repeated(
-    options: RepeatOptions,
-    request: Request,
-    old: "Receipt",
-    *,
-    report: Report,
-    screening: "Screening",
+def _reproduce(
+    options: RepeatOptions, checked: "CheckedRequest", old: "Receipt", *, report: Report
 ) -> "tuple[Image.Image, Receipt]":
-    """The picture painted and marked again, and the receipt of that."""
-    from kleinod import generation
+    """The picture generated and watermarked again, and the receipt of that."""
+    from kleinod import session
+    from kleinod.provenance import facts
 
-    model = options.model or old["model"]["name"]
-    pipeline = _loaded(options, model, old, report)
-    components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
-    has_full = any("sha256" in file for file in old["model"]["files"])
-    choices = Choices(
-        watermark=old["watermark"]["method"],
-        is_signed=False,
-        is_private="prompt" not in old["request"],
-        has_full_hashes=has_full,
-    )
-    request = pipeline.settled(request)
-    files = generation.model_files(model, components, choices)
-    draft = generation.drafts(pipeline, request, files, choices)[0]
-    steps = deque(_reported(pipeline, request, report), maxlen=1)
-    painted = pipeline.decode(steps.pop().latents)[0]
-    return generation.repeated(painted, draft, old, screening=screening)
-
-
-def _reported(pipeline: "Pipeline", request: Request, report: Report) -> Any:  # noqa: ANN401
-    for step in pipeline.steps(request):
+    model = _model(options, old)
+    sampler = _load(options, model, old, report)
+    full_hashes = checked.session.provenance.full_hashes
+    files = facts.model_files(model, _components(options), full_hashes=full_hashes)
+    prepared = session.prepare(checked, sampler, files)
+    for step in sampler.steps(prepared.resolved):
         report("painting", step.index / step.num_steps)
-        yield step
+        latents = step.latents
+    return session.reproduce(prepared, sampler.decode(latents)[0], old)
 
 
-def _loaded(options: RepeatOptions, model: str, old: "Receipt", report: Report) -> "Pipeline":
-    import kleinod
+def _components(options: RepeatOptions) -> Components:
+    return Components(options.text_encoder, options.autoencoder, options.tokenizer)
+
+
+def _model(options: RepeatOptions, old: "Receipt") -> str:
+    """The given model, or the receipt's if it is a known name: a receipt may come from anyone."""
     from kleinod import catalog
 
-    try:
-        catalog.find(model)
-    except InputError as error:
-        if options.model:
-            raise
+    name = str(old["model"]["name"])
+    if options.model is None and name not in catalog.KNOWN:
         raise InputError(
-            f"model: the receipt names {model}, which is not known here; give --model PATH"
-        ) from error
-    return kleinod.load(
+            f"model: the receipt names {name}, which is not a known model; give --model PATH"
+        )
+    return options.model or name
+
+
+def _load(options: RepeatOptions, model: str, old: "Receipt", report: Report) -> "Sampler":
+    from kleinod import assembly
+
+    return assembly.load_sampler(
         model,
         device=options.device or _known_device(old["device"]["type"]),
         dtype=options.dtype or old["numbers"]["dtype"],
-        components=Components(options.text_encoder, options.autoencoder, options.tokenizer),
+        components=_components(options),
         quantize=old["numbers"].get("quantize"),
         compile=old["numbers"].get("compile") == "on",
         progress=lambda stage, fraction: report("loading", fraction),

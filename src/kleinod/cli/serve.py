@@ -14,9 +14,7 @@ from kleinod.cli.options import (
     ServedResidency,
     taking,
 )
-from kleinod.errors import InputError
-
-EXTRA = "kleinod[serve]"
+from kleinod.extras import missing_package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +58,6 @@ def serve(options: ServeOptions) -> None:
     try:
         from kleinod.server import serving, settings
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"serve: the package {error.name} is missing; run `pip install '{EXTRA}'`"
-        ) from error
+        raise missing_package("serve", str(error.name), extra="serve") from error
     flags = {field.name: getattr(options, field.name) for field in fields(options)}
     serving.serve(settings.load(flags.pop("config"), **flags))

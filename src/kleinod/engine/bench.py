@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from PIL import Image
 
-from kleinod.engine import preview, stages
+from kleinod import preview
+from kleinod.engine import stages
 from kleinod.engine.events import Cancelled, Event, Failed, Finished, Progress
 from kleinod.engine.jobs import Job, Picture
 from kleinod.engine.options import EngineOptions, EngineStats
 from kleinod.painting import Shape
-from kleinod.pipeline import Pipeline, not_finite
+from kleinod.sampler import Sampler, not_finite
 
 Item = TypeVar("Item", Job, Picture)
 
@@ -27,17 +28,17 @@ class Bench:
     """Pictures under way. on_end is told of every job that ends."""
 
     def __init__(
-        self, pipeline: Pipeline, options: EngineOptions, on_end: Callable[[Job], None]
+        self, sampler: Sampler, options: EngineOptions, on_end: Callable[[Job], None]
     ) -> None:
-        self.pipeline, self.options, self._on_end = pipeline, options, on_end
+        self.sampler, self.options, self._on_end = sampler, options, on_end
         self.stats = EngineStats()
         self._groups: dict[Shape, list[Picture]] = {}
         self._painted: list[Picture] = []
-        self._max_tokens = options.batch_tokens(pipeline.device.type)
+        self._max_tokens = options.batch_tokens(sampler.device.type)
         self._preview: preview.PreviewMap | None = None
         self._has_no_preview = False
         # one component at a time: nobody joins while others are painted, decoding waits for all
-        self._in_rounds = pipeline.residents.policy == "sequential"
+        self._in_rounds = sampler.residents.policy == "sequential"
 
     @property
     def is_busy(self) -> bool:
@@ -97,7 +98,7 @@ class Bench:
             if picture.painted.is_finite:
                 picture.job.steps_done += 1
             else:
-                self._fail(picture.job, not_finite(picture.painted.index))
+                self._fail(picture.job, not_finite(picture.painted.index, self.sampler.dtype))
         alive = [picture for picture in alive if not picture.job.is_over]
         self.stats.last_batch = len(pictures)
         self.stats.passes_total += 1
@@ -144,7 +145,7 @@ class Bench:
         self,
         stage: str,
         items: Sequence[Item],
-        work: Callable[[Pipeline, Sequence[Item]], None],
+        work: Callable[[Sampler, Sequence[Item]], None],
         *,
         on_split: stages.OnSplit | None = None,
     ) -> None:
@@ -152,7 +153,7 @@ class Bench:
         if not items:
             return
         start = time.perf_counter()
-        failures = stages.together(items, partial(work, self.pipeline), on_split=on_split)
+        failures = stages.together(items, partial(work, self.sampler), on_split=on_split)
         seconds = time.perf_counter() - start
         self.stats.stage_seconds[stage] += seconds
         for job in dict.fromkeys(_job(item) for item in items):
@@ -195,7 +196,7 @@ class Bench:
             return
         start = time.perf_counter()
         try:
-            self._preview = preview.fitted(self.pipeline.encode_references)
+            self._preview = preview.fitted(self.sampler.encode_references)
         except Exception:  # the engine's edge
             self._has_no_preview = True
             _log.exception("no preview for this autoencoder")

@@ -15,8 +15,8 @@ from kleinod.engine.jobs import Job, Picture, Ticket
 from kleinod.engine.options import EngineOptions, EngineStats
 from kleinod.engine.queue import FairQueue
 from kleinod.errors import EngineClosedError
-from kleinod.pipeline import Pipeline
-from kleinod.request import Request
+from kleinod.request import ImageRequest, ResolvedRequest
+from kleinod.sampler import Sampler
 
 _INTERNAL = "internal: the engine failed at it; the log has the rest, please report it"
 
@@ -24,15 +24,15 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Owns a pipeline from now on: nobody else may use it.
+    """Owns a sampler from now on: nobody else may use it.
 
     As a context it finishes what was submitted when the block ends; drops it if the block fails.
     """
 
-    def __init__(self, pipeline: Pipeline, options: EngineOptions | None = None) -> None:
-        self.pipeline = pipeline
+    def __init__(self, sampler: Sampler, options: EngineOptions | None = None) -> None:
+        self.sampler = sampler
         self.options = options or EngineOptions()
-        self._bench = Bench(pipeline, self.options, self._forget)
+        self._bench = Bench(sampler, self.options, self._forget)
         # guards what follows
         self._changed = threading.Condition()
         self._queue = FairQueue(self.options.max_queue)
@@ -43,7 +43,12 @@ class Engine:
         self._thread.start()
 
     def submit(
-        self, request: Request, *, key: str = "", on_event: OnEvent, with_previews: bool = False
+        self,
+        request: ImageRequest | ResolvedRequest,
+        *,
+        key: str = "",
+        on_event: OnEvent,
+        with_previews: bool = False,
     ) -> Ticket:
         """Take a request in; what becomes of it is told to on_event, in the engine's thread.
 
@@ -51,8 +56,10 @@ class Engine:
         Raises InputError, QueueFullError, EngineClosedError, all before anything is computed.
         """
         self._check_open()
+        resolved = self.sampler.resolve(request)
         job = Job(
-            plan=self.pipeline.planned(request),
+            request=resolved,
+            shape=self.sampler.batch_key(resolved),
             key=key,
             subscriber=Subscriber(on_event),
             with_previews=with_previews,

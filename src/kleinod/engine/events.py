@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from kleinod.pipeline import GeneratedImage
+from kleinod.sampler import SampledImage
 
 # a subscriber that takes longer holds up everybody's next step; a busy machine takes 0.05
 SLOW_SECONDS = 0.25
@@ -46,7 +46,7 @@ class Finished:
     Work that was shared counts in full for each request that shared it.
     """
 
-    images: list[GeneratedImage]
+    images: list[SampledImage]
     timings: dict[str, float]
 
 

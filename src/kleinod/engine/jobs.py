@@ -9,14 +9,16 @@ from torch import Tensor
 
 from kleinod.engine.events import Subscriber
 from kleinod.painting import Painting, Shape
-from kleinod.pipeline import GeneratedImage, Plan
+from kleinod.request import ResolvedRequest
+from kleinod.sampler import SampledImage
 
 
 @dataclass(eq=False)
 class Job:
-    """A planned request: who asked, what was begun, what is done."""
+    """A resolved request: who asked, what was begun, what is done."""
 
-    plan: Plan
+    request: ResolvedRequest
+    shape: Shape
     key: str
     subscriber: Subscriber
     with_previews: bool = False
@@ -31,14 +33,9 @@ class Job:
     is_over: bool = False
 
     @property
-    def shape(self) -> Shape:
-        """What its pictures share with others."""
-        return self.plan.shape
-
-    @property
     def num_pictures(self) -> int:
         """Pictures asked for."""
-        return len(self.plan.seeds)
+        return len(self.request.seeds)
 
     @property
     def num_waiting(self) -> int:
@@ -48,25 +45,25 @@ class Job:
     @property
     def num_steps(self) -> int:
         """Steps of all its pictures."""
-        return self.num_pictures * (self.plan.request.num_inference_steps or 1)
+        return self.num_pictures * self.request.num_inference_steps
 
     @property
     def work(self) -> int:
         """What one of its pictures costs: tokens, times steps, times passes a step."""
-        steps = self.plan.request.num_inference_steps or 1
+        steps = self.request.num_inference_steps
         return self.shape.num_tokens * steps * (2 if self.shape.is_guided else 1)
 
     @property
-    def generated(self) -> list[GeneratedImage]:
+    def generated(self) -> list[SampledImage]:
         """Its pictures in order; all must be done."""
-        seeds = enumerate(self.plan.seeds)
-        return [GeneratedImage(self.images[index], seed) for index, seed in seeds]
+        seeds = enumerate(self.request.seeds)
+        return [SampledImage(self.images[index], seed) for index, seed in seeds]
 
     def release(self) -> None:
         """Let go of everything large: tickets may be kept for long."""
         self.texts = self.reference_tokens = None
         self.images = {}
-        self.plan = replace(self.plan, references=())
+        self.request = replace(self.request, references=())
 
     def clock(self, stage: str, seconds: float) -> None:
         """Add to a stage's seconds."""
@@ -102,4 +99,4 @@ class Ticket:
     @property
     def seeds(self) -> list[int]:
         """The seeds of its pictures, chosen by chance if none was asked for."""
-        return self._job.plan.seeds
+        return list(self._job.request.seeds)

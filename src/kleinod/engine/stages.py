@@ -14,7 +14,7 @@ from kleinod.engine.events import Failed
 from kleinod.engine.jobs import Job, Picture
 from kleinod.errors import InputError, KleinodError
 from kleinod.painting import Shape
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 
 # What is decoded at once. More is slower on the CPU (docs/log.md), and the published decoder needs
 # 0.66 GB for each such piece.
@@ -91,39 +91,39 @@ def _remedy(shape: Shape) -> str:
     return f"ask for a smaller picture{fewer}, or load the model with residency sequential"
 
 
-def encode_texts(pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+def encode_texts(sampler: Sampler, jobs: Sequence[Job]) -> None:
     """Each job's prompts; equal ones of several jobs once, new ones in one batch."""
-    texts = pipeline.encode_prompts({prompt for job in jobs for prompt in job.plan.prompts})
+    texts = sampler.encode_prompts({prompt for job in jobs for prompt in job.request.texts})
     for job in jobs:
-        job.texts = {prompt: texts[prompt] for prompt in job.plan.prompts}
+        job.texts = {prompt: texts[prompt] for prompt in job.request.texts}
 
 
-def encode_references(pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+def encode_references(sampler: Sampler, jobs: Sequence[Job]) -> None:
     """Each job's references."""
     for job in jobs:
-        job.reference_tokens = pipeline.encode_references(job.plan.references)
+        job.reference_tokens = sampler.encode_references(job.request.references)
 
 
-def begin(pipeline: Pipeline, pictures: Sequence[Picture]) -> None:
+def begin(sampler: Sampler, pictures: Sequence[Picture]) -> None:
     """Noise and conditions of pictures whose jobs are encoded."""
     for picture in pictures:
         job = picture.job
         assert job.texts is not None and job.reference_tokens is not None
-        picture.painting = pipeline.painting(
-            job.plan, picture.index, job.texts, job.reference_tokens
+        picture.painting = sampler.start(
+            job.request, picture.index, job.texts, job.reference_tokens
         )
 
 
-def advance(pipeline: Pipeline, pictures: Sequence[Picture]) -> None:
+def advance(sampler: Sampler, pictures: Sequence[Picture]) -> None:
     """One pass: a step of each."""
-    pipeline.advance([picture.painted for picture in pictures])
+    sampler.advance([picture.painted for picture in pictures])
 
 
-def decode(pipeline: Pipeline, pictures: Sequence[Picture]) -> None:
+def decode(sampler: Sampler, pictures: Sequence[Picture]) -> None:
     """Pictures of equal shape, laid into their jobs."""
     with torch.inference_mode():
         latents = torch.cat([picture.painted.latents for picture in pictures])
-    for picture, image in zip(pictures, pipeline.decode(latents), strict=True):
+    for picture, image in zip(pictures, sampler.decode(latents), strict=True):
         picture.job.images[picture.index] = image
 
 

@@ -28,28 +28,38 @@ _OPTIONS: dict[str, dict[str, int]] = {
 }
 
 
-def check_words(words: str, suffix: str) -> None:
-    """Raise InputError for words that a file of this kind cannot hold in its receipt."""
+def check_words(words: str, format_name: str) -> None:
+    """Raise InputError for prompts that a file of this kind cannot hold in its receipt."""
     length = len(receipts.to_json({"": words}))
-    if length > MAX_WORDS_BYTES and FORMATS[suffix.lower()] not in LOSSLESS:
+    if length > MAX_WORDS_BYTES and format_name not in LOSSLESS:
         raise InputError(
-            f"prompt: {length} bytes are over the {MAX_WORDS_BYTES} that a receipt in a {suffix} "
-            "file holds; write a .png or leave the prompt out with --private"
+            f"prompt: {length} bytes are over the {MAX_WORDS_BYTES} that a receipt in a "
+            f"{format_name} file holds; write a PNG, or leave the prompt out of the receipt "
+            "(private)"
         )
 
 
 def check_format(format_name: str) -> None:
     """Raise InputError for a format that pictures are not written in."""
-    if format_name not in MIME:
-        raise InputError(f"format_name: {format_name!r} is none of {', '.join(MIME)}")
+    if format_name not in FORMATS.values():
+        known = ", ".join(dict.fromkeys(FORMATS.values()))
+        raise InputError(f"format: {format_name!r} is unknown; give {known}")
 
 
-def check_mark(method: str, suffix: str) -> None:
+def check_quality(quality: int | None) -> None:
+    """Raise InputError unless it is None or a whole number from 0 to 100."""
+    if quality is None:
+        return
+    if type(quality) is not int or not 0 <= quality <= 100:
+        raise InputError(f"quality: {quality!r} is not from 0 to 100; leave it out or give one")
+
+
+def check_mark(method: str, format_name: str) -> None:
     """Raise InputError for a watermark that a file of this kind destroys."""
-    if method == receipts.REFERENCE and FORMATS[suffix.lower()] not in KEEPS_CHROMA:
+    if method == receipts.REFERENCE and format_name not in KEEPS_CHROMA:
         raise InputError(
-            f"watermark: the reference's is lost in a {suffix} file, whose colours are halved; "
-            "write a .png or .jpg, or take --watermark robust"
+            f"watermark: {receipts.REFERENCE} is lost in a {format_name} file, which halves the "
+            f"resolution of colours; write a PNG or JPEG, or choose the watermark {receipts.ROBUST}"
         )
 
 

@@ -1,10 +1,10 @@
 """What a receipt says of model and machine: files and their hashes, formats, kernels, versions."""
 
+import contextlib
 import hashlib
 import json
-import os
 import platform
-import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from kleinod import __version__, catalog
+from kleinod import catalog, fileio
 from kleinod.models.products import told
-from kleinod.pipeline import Pipeline
-from kleinod.provenance.receipt import SCHEMA, Choices, Receipt, pixels_sha256
+from kleinod.provenance.receipt import SCHEMA, ProvenanceOptions, Receipt, pixels_sha256
 from kleinod.quantization import int8
-from kleinod.request import Components, Request
+from kleinod.request import Components, ResolvedRequest
+from kleinod.sampler import Sampler
+from kleinod.version import __version__
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import model_paths
@@ -85,13 +86,9 @@ class _KnownHashes:
         """Never an obstacle: what cannot be written is computed again."""
         if self._file is None or not self._is_new:
             return
-        part = self._file.with_name(f"{secrets.token_hex(8)}.part")
-        try:
+        with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(part, self._file)
-        except OSError:
-            part.unlink(missing_ok=True)
+            fileio.write_atomic(self._file, json.dumps(self._known))
 
     def _read(self) -> dict[str, str]:
         try:
@@ -113,24 +110,32 @@ def _formats(file: Path) -> tuple[str, ...]:
     return tuple(sorted({entry.dtype for entry in read_header(file).tensors.values()}))
 
 
-def drafts(
-    pipeline: Pipeline, request: Request, files: list[ModelFile], choices: Choices
+def draft_receipts(
+    sampler: Sampler,
+    request: ResolvedRequest,
+    files: list[ModelFile],
+    options: ProvenanceOptions,
+    *,
+    references: Sequence[Image.Image],
 ) -> list[Receipt]:
-    """A receipt for each picture of a settled request, without the picture's own hashes."""
-    common = _common(pipeline, files, choices)
-    count = len(request.prompt) * request.num_images
+    """A receipt for each image of a request, without the hashes of the image itself.
+
+    references: the reference pictures as they were decoded, before they were prepared.
+    """
+    common = _common(sampler, files, options)
+    facts = [reference_facts(image) for image in references]
     return [
         common
         | {
-            "request": _one_request(request, index, choices),
-            "batch": {"size": count},
+            "request": _one_request(request, index, options) | {"reference_images": facts},
+            "batch": {"size": len(request.seeds)},
         }
-        for index in range(count)
+        for index in range(len(request.seeds))
     ]
 
 
-def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Receipt:
-    info = pipeline.info
+def _common(sampler: Sampler, files: list[ModelFile], options: ProvenanceOptions) -> Receipt:
+    info = sampler.info
     return {
         "schema": SCHEMA,
         "noise": NOISE,
@@ -141,8 +146,8 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
             "max_text_tokens": info.max_text_tokens,
             "files": [_without_none(asdict(file)) for file in files],
         },
-        "numbers": _numbers(pipeline),
-        "device": {"type": pipeline.device.type, "name": _device_name(pipeline.device)},
+        "numbers": _numbers(sampler),
+        "device": {"type": sampler.device.type, "name": _device_name(sampler.device)},
         "kernels": {
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "num_threads": torch.get_num_threads(),
@@ -154,21 +159,21 @@ def _common(pipeline: Pipeline, files: list[ModelFile], choices: Choices) -> Rec
             "python": platform.python_version(),
         },
         "safety": {"filters": "off"},
-        "watermark": {"method": choices.watermark},
-        "c2pa": "on" if choices.is_signed else "off",
+        "watermark": {"method": options.watermark},
+        "c2pa": "on" if options.c2pa else "off",
     }
 
 
-def _numbers(pipeline: Pipeline) -> dict[str, str]:
-    numbers = {"dtype": str(pipeline.dtype).removeprefix("torch.")}
-    products = told(pipeline.dtype, pipeline.device)
+def _numbers(sampler: Sampler) -> dict[str, str]:
+    numbers = {"dtype": str(sampler.dtype).removeprefix("torch.")}
+    products = told(sampler.dtype, sampler.device)
     if products is not None:
         numbers["products"] = products
-    if pipeline.quantization == "int8":
-        numbers |= {"quantize": "int8", "int8_kernel": int8.kernel(pipeline.device.type)}
-    elif pipeline.quantization:
-        numbers["quantize"] = pipeline.quantization
-    if pipeline.is_compiled:
+    if sampler.quantization == "int8":
+        numbers |= {"quantize": "int8", "int8_kernel": int8.kernel(sampler.device.type)}
+    elif sampler.quantization:
+        numbers["quantize"] = sampler.quantization
+    if sampler.is_compiled:
         numbers["compile"] = "on"
     return numbers
 
@@ -182,19 +187,18 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _one_request(request: Request, index: int, choices: Choices) -> dict[str, Any]:
-    assert request.seed is not None
+def _one_request(
+    request: ResolvedRequest, index: int, options: ProvenanceOptions
+) -> dict[str, Any]:
     words: dict[str, Any] = {"is_private": True}
-    if not choices.is_private:
-        words = {"negative_prompt": request.negative_prompt}
-        words["prompt"] = request.prompt[index // request.num_images]
+    if not options.private:
+        words = {"negative_prompt": request.negative_prompt, "prompt": request.prompt_of(index)}
     return words | {
         "width": request.width,
         "height": request.height,
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
-        "seed": request.seed + index,
-        "reference_images": [reference_facts(image) for image in request.reference_images],
+        "seed": request.seeds[index],
     }
 
 

@@ -9,51 +9,46 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
 
-from kleinod import __version__
-from kleinod.errors import InputError, KleinodError
+from kleinod.errors import InputError, KleinodError, SigningError
 from kleinod.provenance import frame
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity, trusted
 from kleinod.provenance.container import MIME, READ_MIME
+from kleinod.provenance.ingredients import SETTINGS, Ingredient
 from kleinod.provenance.receipt import Receipt
+from kleinod.version import __version__
 
 GENERATOR = "kleinod"
 RECEIPT_LABEL = "io.kleinod.receipt"
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_SETTINGS = {
-    "builder": {"thumbnail": {"enabled": False}},
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
-}
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A reference's name, and its bytes as they were in its file, so that its manifest is kept."""
+@lru_cache
+def check_identity(identity: Identity) -> None:
+    """Sign a tiny picture, so that a certificate or a command that cannot sign is found early.
 
-    name: str
-    data: bytes
-    format_name: str
-
-    @classmethod
-    def of_file(cls, name: str, path: Path, image: Image.Image) -> "Reference":
-        """A reference's file as it is; only its pixels where no manifest can be in it."""
-        with Image.open(path) as opened:
-            format_name = str(opened.format)
-        if format_name in READ_MIME:
-            return cls(name, path.read_bytes(), format_name)
-        return cls.of_pixels(name, image)
-
-    @classmethod
-    def of_pixels(cls, name: str, image: Image.Image) -> "Reference":
-        """A reference that came as no file, or as one of a kind that cannot hold a manifest."""
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1)
-        return cls(name, buffer.getvalue(), "PNG")
+    Once in a process for each identity. Raises InputError.
+    """
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    created = {"action": "c2pa.created", "digitalSourceType": SOURCE}
+    definition = {
+        "claim_generator_info": [{"name": GENERATOR, "version": __version__}],
+        "format": MIME["PNG"],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
+    }
+    try:
+        _sign(definition, buffer.getvalue(), "PNG", references=(), identity=identity)
+    except SigningError as error:
+        raise InputError(
+            f"c2pa: the configured signer cannot sign ({error}); check KLEINOD_C2PA_CERTIFICATES "
+            "and its key or command, or switch c2pa off"
+        ) from error
 
 
 def signed(
@@ -61,11 +56,10 @@ def signed(
     format_name: str,
     *,
     receipt: Receipt,
-    references: Sequence[Reference],
+    references: Sequence[Ingredient],
     identity: Identity,
 ) -> bytes:
     """The picture file with a manifest that names the model, its references and its receipt."""
-    import c2pa
 
     definition = {
         "claim_generator_info": [{"name": GENERATOR, "version": __version__}],
@@ -76,18 +70,34 @@ def signed(
             {"label": RECEIPT_LABEL, "data": _receipt_data(receipt, data, format_name)},
         ],
     }
+    return _sign(definition, data, format_name, references=references, identity=identity)
+
+
+def _sign(
+    definition: dict[str, Any],
+    data: bytes,
+    format_name: str,
+    *,
+    references: Sequence[Ingredient],
+    identity: Identity,
+) -> bytes:
+    """Raises SigningError."""
+    import c2pa
+
     out = io.BytesIO()
     try:
-        context = c2pa.Context(c2pa.Settings.from_dict(_SETTINGS))
+        context = c2pa.Context(c2pa.Settings.from_dict(SETTINGS))
         with c2pa.Builder(definition, context) as builder, _signer(identity) as signer:
             for index, reference in enumerate(references):
                 mime, stream = READ_MIME[reference.format_name], io.BytesIO(reference.data)
-                facts = {"title": reference.name, "label": _label(index), "format": mime}
+                facts = {"title": reference.title, "label": _label(index), "format": mime}
                 facts["relationship"] = "componentOf" if index else "parentOf"
                 builder.add_ingredient(facts, mime, stream)
             builder.sign(signer, MIME[format_name], io.BytesIO(data), out)
-    except c2pa.C2paError as error:
-        raise KleinodError(f"c2pa: signing failed ({error}); --c2pa off leaves it out") from error
+    except (c2pa.C2paError, KleinodError) as error:
+        # its messages have several lines
+        reason = " ".join(str(error).split())
+        raise SigningError(f"c2pa: signing failed ({reason})") from error
     return out.getvalue()
 
 
@@ -97,7 +107,7 @@ def _receipt_data(receipt: Receipt, data: bytes, format_name: str) -> dict[str, 
     return {"json": receipts.to_json(receipt)} | brands
 
 
-def _actions(receipt: Receipt, references: Sequence[Reference]) -> list[dict[str, Any]]:
+def _actions(receipt: Receipt, references: Sequence[Ingredient]) -> list[dict[str, Any]]:
     model = receipt["model"]
     made = {
         "softwareAgent": {"name": "kleinod", "version": __version__},
@@ -151,7 +161,7 @@ def judged(data: bytes, format_name: str) -> Verdict:
     import c2pa
 
     anchors = trusted()
-    settings = _SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
+    settings = SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
     context = c2pa.Context(c2pa.Settings.from_dict(settings))
     try:
         with c2pa.Reader(READ_MIME[format_name], io.BytesIO(data), context=context) as reader:

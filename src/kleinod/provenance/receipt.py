@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from kleinod.errors import InputError
+from kleinod.keywords import check_keywords
 
 SCHEMA = "kleinod-receipt/1"
 _MAX_BYTES = 4 * 1024 * 1024
@@ -20,14 +21,25 @@ Receipt = dict[str, Any]
 ROBUST, REFERENCE, NO_MARK = "robust", "reference", "none"
 
 
+@check_keywords
 @dataclass(frozen=True)
-class Choices:
-    """What a user wants of a picture's provenance; a receipt says what was left out."""
+class ProvenanceOptions:
+    """What a picture says of its origin; the receipt names what was switched off.
+
+    watermark: `robust`, `reference` (BFL's own) or `none`. c2pa: whether a signed manifest is
+    written. private: leave prompts and file names out. full_hashes: hash all of the weights instead
+    of samples. Raises InputError for another watermark.
+    """
 
     watermark: str = ROBUST
-    is_signed: bool = True
-    is_private: bool = False
-    has_full_hashes: bool = False
+    c2pa: bool = True
+    private: bool = False
+    full_hashes: bool = False
+
+    def __post_init__(self) -> None:
+        methods = ROBUST, REFERENCE, NO_MARK
+        if self.watermark not in methods:
+            raise InputError(f"watermark: {self.watermark!r} is unknown; give {', '.join(methods)}")
 
 
 def pixels_sha256(image: Image.Image) -> str:
@@ -52,6 +64,12 @@ def with_mark(receipt: Receipt, payload: int | None, marked: Image.Image) -> Rec
         mark["payload"] = f"{payload:012x}"
     picture = receipt["picture"] | {"finished_sha256": pixels_sha256(marked)}
     return receipt | {"watermark": mark, "picture": picture}
+
+
+def words_of(receipt: Receipt) -> str:
+    """The prompts that it holds, one after the other; empty for a private one."""
+    request = receipt["request"]
+    return str(request.get("prompt", "")) + str(request.get("negative_prompt", ""))
 
 
 def to_json(receipt: Receipt) -> str:

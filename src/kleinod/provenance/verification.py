@@ -68,7 +68,9 @@ def evidence(path: Path) -> Evidence:
         format_name, written, faults = _metadata(data)
     except PictureError as error:
         name = images.printable(str(path))
-        raise InputError(f"picture: {name} cannot be read ({error.reason}); {error.remedy}") from error
+        raise InputError(
+            f"picture: {name} cannot be read ({error.reason}); {error.remedy}"
+        ) from error
     is_known = format_name in container.READ_MIME
     verdict = manifest.judged(data, format_name) if is_known else Verdict("none")
     gaps: list[str] = []

@@ -147,5 +147,7 @@ def _checked(one: Filter) -> Filter:
 
 def _message(name: str, what: str, error: Exception) -> str:
     # the kind only for a crash: its text may hold words of the prompt
-    why = f"{type(error).__name__}: {error}" if what == "cannot load" else type(error).__name__
+    why = type(error).__name__
+    if what == "cannot load":
+        why = str(error) if isinstance(error, FilterError) else f"{why}: {error}"
     return f"safety filter {name} {what} ({why}); {_REMEDY}"

@@ -1,15 +1,12 @@
 """One request under the guard: what was judged so far, and what its receipt says of that."""
 
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any
 
 from PIL import Image
 
-from kleinod import images
 from kleinod.errors import ModeratedError
-from kleinod.request import Request
 from kleinod.safety.guard import Guard
-from kleinod.safety.policy import Policy
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Verdict, check_tolerance
 
 
@@ -21,26 +18,17 @@ class Screening:
         self.guard, self.tolerance = guard, tolerance
         self.verdicts: list[Verdict] = []
 
-    @classmethod
-    def of(cls, policy: Policy, *, tolerance: int = DEFAULT_TOLERANCE) -> Self:
-        """A screening with a guard of its own. Raises InputError."""
-        return cls(Guard.where_on(policy), tolerance=tolerance)
+    def check_prompt(self, prompt: str) -> None:
+        """Moderate a prompt. Raises ModeratedError, FilterError, InputError."""
+        if self.guard is not None:
+            verdicts = self.guard.check_prompt(prompt, tolerance=self.tolerance)
+            self.verdicts += _passed(verdicts, self.guard)
 
-    def check_request(self, request: Request) -> None:
-        """Judge prompts and references, before any model is loaded.
-
-        Raises ModeratedError, FilterError, InputError.
-        """
-        if self.guard is None:
-            return
-        prompts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-        for prompt in prompts:
-            found = self.guard.check_prompt(prompt, tolerance=self.tolerance)
-            self.verdicts += _passed(found, self.guard)
-        for source in request.reference_images:
-            image = images.load_image(source)
-            found = self.guard.check_reference(image, tolerance=self.tolerance)
-            self.verdicts += _passed(found, self.guard)
+    def check_reference(self, image: Image.Image) -> None:
+        """Moderate a reference picture. Raises ModeratedError, FilterError, InputError."""
+        if self.guard is not None:
+            verdicts = self.guard.check_reference(image, tolerance=self.tolerance)
+            self.verdicts += _passed(verdicts, self.guard)
 
     def check_result(self, image: Image.Image) -> dict[str, Any]:
         """Judge a painted picture; what its receipt says of safety.

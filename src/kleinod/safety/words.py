@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from kleinod import fileio
 from kleinod.errors import InputError
 from kleinod.safety.spelling import Speller, plain
 from kleinod.safety.verdicts import DENIED, PROMPT
@@ -162,10 +163,7 @@ class DenyList:
     @classmethod
     def read(cls, file: Path) -> Self:
         """A list from its file. Raises InputError."""
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"deny_list: cannot read {file} ({error}); give UTF-8 text") from error
+        lines = fileio.read_text(file, "deny_list").splitlines()
         phrases = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not any(re.search(r"[^\W_]", plain(phrase)) for phrase in phrases):
             raise InputError(f"deny_list: {file} holds no phrase; write one a line")

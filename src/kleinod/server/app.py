@@ -14,12 +14,12 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from kleinod import __version__
 from kleinod.server import bfl, openai, own, problems
 from kleinod.server.access import Access
 from kleinod.server.context import Context
 from kleinod.server.limits import BodyLimit
 from kleinod.server.logs import Observed
+from kleinod.version import __version__
 
 _DESCRIPTION = """\
 The FLUX.2 [klein] models behind the APIs that people already speak: BFL's and OpenAI's.

@@ -4,13 +4,11 @@ A picture is in the log before it lies in the storage: none may be somewhere tha
 job that is painted again after a crash is told again.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from kleinod.errors import InputError, ModeratedError
-from kleinod.generation import FinishedImage
+from kleinod.errors import InputError
 from kleinod.provenance import audit
-from kleinod.provenance.audit import AuditLog
+from kleinod.provenance.audit import AuditLog, Event
 from kleinod.server.jobs import Job, JobStatus
 from kleinod.server.keys import KeyRecord
 
@@ -23,23 +21,24 @@ def log() -> AuditLog | None:
     return configured
 
 
-def painted(
-    log: AuditLog | None,
-    job: Job,
-    files: Sequence[FinishedImage],
-    stopped: Sequence[ModeratedError],
-) -> None:
-    """Tell each picture, and what a filter stopped. Raises InputError; it blocks, as all here."""
-    if log is None:
-        return
-    events = [audit.generated(file.receipt, file.data, key=job.key_id) for file in files]
-    prompt = str(job.request["prompt"])
-    events += [audit.moderated(error, key=job.key_id, prompt=prompt) for error in stopped]
-    try:
-        for event in events:
-            log.append(replace(event, facts={"job": job.id, **event.facts}))
-    except InputError as error:
-        raise OSError(str(error)) from error
+class JobAudit:
+    """A session's audit trail for one job; it blocks, as all here."""
+
+    def __init__(self, log: AuditLog | None, job: Job) -> None:
+        self._log, self._job = log, job
+
+    def check(self) -> None:
+        """Nothing: the log was checked when the server started."""
+
+    def record(self, event: Event) -> None:
+        """Write an event with the job and its key. Raises OSError: the server's fault."""
+        if self._log is None:
+            return
+        facts = {"job": self._job.id, **event.facts}
+        try:
+            self._log.append(replace(event, key=self._job.key_id, facts=facts))
+        except InputError as error:
+            raise OSError(str(error)) from error
 
 
 def ended_without(log: AuditLog | None, job: Job) -> None:

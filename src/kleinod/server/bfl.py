@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from kleinod.errors import InputError
-from kleinod.request import Request as PaintRequest
+from kleinod.request import ImageRequest
 from kleinod.server import context as contexts
 from kleinod.server import fetching, references
 from kleinod.server.bfl_models import (
@@ -173,7 +173,7 @@ def _sides(
     if width is None and height is None and inputs.aspect_ratio is not None:
         across, down = (int(part) for part in inputs.aspect_ratio.split(":"))
         width, height = sides_of_ratio(across / down, model.info.default_size)
-    PaintRequest(inputs.prompt, width=width, height=height).validate()
+    ImageRequest(inputs.prompt, width=width, height=height).validate()
     contexts.check_size((width, height), model, context)
     return width, height
 

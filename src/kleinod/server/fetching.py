@@ -15,8 +15,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore2
 
-from kleinod import __version__
 from kleinod.errors import InputError
+from kleinod.version import __version__
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_URL_CHARACTERS = 2083

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from kleinod.errors import InputError
-from kleinod.request import MAX_SEED, Request
+from kleinod.request import MAX_SEED, ImageRequest
 from kleinod.server.bfl_models import MAX_GUIDANCE, MAX_STEPS
 
 AUTO = "auto"
@@ -27,7 +27,7 @@ def _size(value: str) -> str:
     if found is None:
         raise PydanticCustomError("size", "give auto or WIDTHxHEIGHT, such as 1024x1024")
     try:
-        Request("", width=int(found[1]), height=int(found[2])).validate()
+        ImageRequest("", width=int(found[1]), height=int(found[2])).validate()
     except InputError as error:
         raise PydanticCustomError("size", "{reason}", {"reason": str(error)}) from error
     return value

@@ -12,16 +12,14 @@ from kleinod.server.jobs import JobStatus
 _PREVIEW_QUALITY = 80
 
 
-def moderated(stopped: Sequence[ModeratedError], status: JobStatus) -> Outcome:
+def moderated(errors: Sequence[ModeratedError], status: JobStatus) -> Outcome:
     """The end of a job that a filter stopped."""
-    return Outcome(
-        status, error=str(stopped[0]), is_users_fault=True, moderation=categories(stopped)
-    )
+    return Outcome(status, error=str(errors[0]), is_users_fault=True, moderation=categories(errors))
 
 
-def categories(stopped: Sequence[ModeratedError]) -> tuple[str, ...]:
+def categories(errors: Sequence[ModeratedError]) -> tuple[str, ...]:
     """Those of the verdicts that stopped something, each once."""
-    return tuple(sorted({verdict.category for error in stopped for verdict in error.verdicts}))
+    return tuple(sorted({verdict.category for error in errors for verdict in error.verdicts}))
 
 
 def preview_jpeg(preview: Image.Image) -> bytes:

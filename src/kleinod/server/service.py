@@ -14,14 +14,15 @@ from typing import Any
 
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
+from kleinod.safety import Policy
 from kleinod.server import auditing, signatures
 from kleinod.server.claims import Claims, Terms
 from kleinod.server.database import Database
 from kleinod.server.events import Hub
+from kleinod.server.executor import JobExecutor, configured_session
 from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
 from kleinod.server.keys import KeyRecord, Keys
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
-from kleinod.server.painting import JobPainter, Provenance
 from kleinod.server.retention import Retention
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
@@ -60,7 +61,7 @@ class Service:
         self._hub = Hub()
         self._database_threads = Threads("database", 8)
         self._pixel_threads = Threads("pixels", 4)
-        self._painters: dict[str, JobPainter] = {}
+        self._executors: dict[str, JobExecutor] = {}
         self.report_address: str | None = None
         self._worker: Worker | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -70,7 +71,7 @@ class Service:
         """Open everything, load the models, begin to work. Raises InputError."""
         await self._database_threads.run(self._open)
         await self._pixel_threads.run(self._load)
-        self.metrics.watch({name: painter.engine for name, painter in self._painters.items()})
+        self.metrics.watch({name: executor.engine for name, executor in self._executors.items()})
         settings = self.settings
         terms = Terms(
             lease_seconds=settings.lease_seconds,
@@ -78,11 +79,11 @@ class Service:
             result_seconds=settings.result_seconds,
         )
         parts = Parts(
-            claims=Claims(self._database, terms, tuple(self._painters)),
+            claims=Claims(self._database, terms, tuple(self._executors)),
             storage=self._storage,
             hub=self._hub,
             metrics=self.metrics,
-            painters=self._painters,
+            executors=self._executors,
             database_threads=self._database_threads,
             pixel_threads=self._pixel_threads,
             audit_log=self._audit_log,
@@ -104,8 +105,8 @@ class Service:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        for painter in self._painters.values():
-            await self._pixel_threads.run(painter.close)
+        for executor in self._executors.values():
+            await self._pixel_threads.run(executor.close)
         await self._database_threads.run(self._database.close)
         self._database_threads.close()
         self._pixel_threads.close()
@@ -117,12 +118,12 @@ class Service:
 
     async def accept(self, new: NewJob) -> Job:
         """Check a job and put it down. Raises InputError, QueueFull, LimitReached."""
-        painter = self._painters.get(new.model)
-        if painter is None:
-            served = ", ".join(self._painters)
+        executor = self._executors.get(new.model)
+        if executor is None:
+            served = ", ".join(self._executors)
             raise InputError(f"model: {new.model!r} is not served here; served are {served}")
         request = await self._pixel_threads.run(
-            painter.settled, new.request, new.references, new.output_format
+            executor.resolve, new.request, new.references, new.output_format
         )
         job = await self._database_threads.run(self._put_down, replace(new, request=request))
         if self._worker is not None:
@@ -194,7 +195,7 @@ class Service:
 
     def models(self) -> list[ServedModel]:
         """The models that are served, the default one first."""
-        return [ServedModel(name, p.pipeline.info) for name, p in self._painters.items()]
+        return [ServedModel(name, one.sampler.info) for name, one in self._executors.items()]
 
     async def metrics_text(self) -> tuple[bytes, str]:
         """Prometheus's text and its content type."""
@@ -228,14 +229,14 @@ class Service:
         self.webhooks.body = self._webhook_body
 
     def _load(self) -> None:
-        provenance = Provenance.load(self.settings)
-        self.report_address = provenance.report_address
+        session = configured_session(self.settings)
+        self.report_address = Policy.configured().report_address
         for model in (self.settings.model, *self.settings.more_models):
-            painter = JobPainter.load(model, self.settings, provenance)
-            name = painter.pipeline.info.name
-            if name in self._painters:
+            executor = JobExecutor.load(model, self.settings, session)
+            name = executor.sampler.info.name
+            if name in self._executors:
                 raise InputError(f"more_models: two are called {name}; name each once")
-            self._painters[name] = painter
+            self._executors[name] = executor
 
     def _put_down(self, new: NewJob) -> Job:
         """References first made safe, then the job visible; a refusal leaves nothing."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import uvicorn
 
-from kleinod import __version__
 from kleinod.errors import InputError, KleinodError
 from kleinod.server import access, bfl, fetching, logs
 from kleinod.server.app import Hooks, create_app
@@ -20,6 +19,7 @@ from kleinod.server.jobs import Job
 from kleinod.server.keys import Keys
 from kleinod.server.service import Service
 from kleinod.server.settings import Settings
+from kleinod.version import __version__
 
 _BACKLOG = 2048
 

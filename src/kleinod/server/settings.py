@@ -6,7 +6,6 @@ docs/service.md lists them from here; a test compares. Knows nothing of what is 
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kleinod import catalog
+from kleinod import catalog, fileio
 from kleinod.errors import InputError
 from kleinod.request import MAX_PIXELS
 
@@ -199,10 +198,7 @@ def _found() -> Path | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        stated = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"settings: {file} cannot be read ({error}); mend or move it") from error
+    stated = fileio.read_toml(file, "settings")
     for name in stated:
         if name not in Settings.model_fields:
             raise InputError(f"{file}: {name} is no setting; {_nearest(name)}")

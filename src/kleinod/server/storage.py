@@ -1,7 +1,6 @@
 """Pictures by name: a folder, or any store that fsspec knows. Whole or not at all. It blocks."""
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from kleinod import fileio
 from kleinod.errors import InputError
 
 
@@ -76,13 +76,4 @@ def _told_as_os_error() -> Iterator[None]:
 def _write_file(path: Path, data: bytes) -> None:
     """Through another name in the same folder, on the disk before it has its own."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{secrets.token_hex(8)}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    fileio.write_atomic(path, data, sync=True)

@@ -18,17 +18,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
 from kleinod.errors import InputError, KleinodError, ModeratedError
-from kleinod.pipeline import GeneratedImage
 from kleinod.provenance.audit import AuditLog
+from kleinod.sampler import SampledImage
 from kleinod.server import auditing, outcomes
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
+from kleinod.server.executor import FinishedJob, JobExecutor
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
 from kleinod.server.metrics import Metrics
-from kleinod.server.painting import JobPainter, Made, Prepared
 from kleinod.server.settings import Settings
 from kleinod.server.storage import Storage
 from kleinod.server.threads import Arguments, Result, Threads
+from kleinod.session import PreparedRequest
 
 # other servers on the same database may have accepted jobs
 _POLL_SECONDS = 1.0
@@ -46,7 +47,7 @@ class Parts:
     storage: Storage
     hub: Hub
     metrics: Metrics
-    painters: Mapping[str, JobPainter]
+    executors: Mapping[str, JobExecutor]
     database_threads: Threads
     pixel_threads: Threads
     audit_log: AuditLog | None
@@ -57,7 +58,7 @@ class _Active:
     """A job in the works."""
 
     claim: Claim
-    painted: "asyncio.Future[list[GeneratedImage]]"
+    painted: "asyncio.Future[list[SampledImage]]"
     task: "asyncio.Task[None] | None" = None
     ticket: Ticket | None = None
     progress: float = 0.0
@@ -220,53 +221,53 @@ class Worker:
 
     async def _result(self, active: _Active) -> Outcome:
         claim = active.claim
-        painter = self._parts.painters[claim.job.model]
+        executor = self._parts.executors[claim.job.model]
         try:
-            prepared = await self._pixels(self._prepared, painter, claim)
+            prepared = await self._pixels(self._prepared, executor, claim)
         except ModeratedError as error:
-            await self._pixels(auditing.painted, self._parts.audit_log, claim.job, (), [error])
             return outcomes.moderated([error], JobStatus.REQUEST_MODERATED)
-        active.ticket = self._submitted(painter, prepared, active)
+        active.ticket = self._submitted(executor, prepared, active)
         if active.is_cancelled:
             active.ticket.cancel()
         painted = await active.painted
         start = time.perf_counter()
-        made = await self._pixels(painter.finished, prepared, painted)
-        results = await self._pixels(self._stored, claim, made)
+        finished = await self._pixels(executor.finish, prepared, painted)
+        results = await self._pixels(self._stored, claim, finished)
+        errors = [one.error for one in finished.blocked]
         if not results:
-            return outcomes.moderated(made.stopped, JobStatus.CONTENT_MODERATED)
+            return outcomes.moderated(errors, JobStatus.CONTENT_MODERATED)
         self._parts.metrics.observe_stages(
             active.timings | {"finish_seconds": time.perf_counter() - start}
         )
-        categories = outcomes.categories(made.stopped)
+        categories = outcomes.categories(errors)
         return Outcome(JobStatus.READY, moderation=categories, results=results)
 
-    def _prepared(self, painter: JobPainter, claim: Claim) -> Prepared:
+    def _prepared(self, executor: JobExecutor, claim: Claim) -> PreparedRequest:
         names = [f"references/{claim.job.id}/{index}" for index in range(claim.num_references)]
         references = [self._parts.storage.read(name) for name in names]
         found = [data for data in references if data is not None]
         if len(found) < len(names):
             raise OSError(f"{len(names) - len(found)} reference pictures are not in the storage")
-        return painter.prepare(claim, found)
+        return executor.prepare(claim, found, self._parts.audit_log)
 
-    def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
+    def _stored(self, claim: Claim, finished: FinishedJob) -> tuple[StoredImage, ...]:
         results, format_name = [], claim.job.output_format
-        auditing.painted(self._parts.audit_log, claim.job, list(made.files.values()), made.stopped)
-        for index, file in made.files.items():
-            path = f"results/{claim.job.id}/{index}.{format_name}"
-            self._parts.storage.write(path, file.data)
-            seed = file.receipt["request"]["seed"]
-            results.append(StoredImage(path, seed, *file.image.size, format_name))
+        for one in finished.images:
+            path = f"results/{claim.job.id}/{one.index}.{format_name}"
+            self._parts.storage.write(path, one.data)
+            results.append(StoredImage(path, one.seed, *one.image.size, format_name))
         return tuple(results)
 
-    def _submitted(self, painter: JobPainter, prepared: Prepared, active: _Active) -> Ticket:
+    def _submitted(
+        self, executor: JobExecutor, prepared: PreparedRequest, active: _Active
+    ) -> Ticket:
         loop = asyncio.get_running_loop()
 
         def on_event(event: Event) -> None:
             # in the engine's thread: hand over and go on
             loop.call_soon_threadsafe(self._heard, active, event)
 
-        return painter.submit(
+        return executor.submit(
             prepared,
             on_event,
             key=active.claim.job.key_id,

@@ -41,3 +41,13 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for gradient in gradients:
         gradient.copy_(joined[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
+
+
+def any_signal(number: int | None) -> int | None:
+    """A signal's number that any process received, or None; every process must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(number or 0, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest) or None

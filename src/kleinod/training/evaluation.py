@@ -1,4 +1,4 @@
-"""Paint the stored cases with a pipeline, mark them, and sum up.
+"""Paint the stored cases with a sampler, mark them, and sum up.
 
 Prompts without references are painted in batches, all with seeds counted from 1000. The Fréchet
 distance compares the oracle's features of the single objects painted with those of many composed:
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 from kleinod.training import evaluation_set
 from kleinod.training.evaluation_set import FOLDER, Case
 from kleinod.training.heldout import EDITS, JOININGS
@@ -49,7 +49,7 @@ class Evaluation:
 
 
 def evaluate(
-    pipeline: Pipeline,
+    sampler: Sampler,
     cases: list[Case],
     *,
     settings: Settings,
@@ -57,7 +57,7 @@ def evaluate(
     report: Report,
 ) -> Evaluation:
     """Paint and mark every case; report(task, fraction) while it goes."""
-    pictures = list(painted(pipeline, cases, settings, report))
+    pictures = list(painted(sampler, cases, settings, report))
     marks = [mark(oracle, case, p) for case, p in zip(cases, pictures, strict=True)]
     scores = summed(marks)
     singles = [p for case, p in zip(cases, pictures, strict=True) if case.task == "single"]
@@ -65,19 +65,19 @@ def evaluate(
         scores["frechet"] = frechet(oracle.features(singles), *composed_statistics())
     edits = [case for case in cases if case.task == "edit"]
     if edits:
-        scores["edit outside error, autoencoder alone"] = autoencoder_error(pipeline, edits)
+        scores["edit outside error, autoencoder alone"] = autoencoder_error(sampler, edits)
     return Evaluation(pictures, marks, scores)
 
 
 def painted(
-    pipeline: Pipeline, cases: list[Case], settings: Settings, report: Report
+    sampler: Sampler, cases: list[Case], settings: Settings, report: Report
 ) -> Iterator[np.ndarray]:
     """Pictures of the cases, in their order."""
     done = {case.task: 0 for case in cases}
     totals = {task: sum(case.task == task for case in cases) for task in done}
     for batch in _batches(cases):
         seed = settings.seed + done[batch[0].task]
-        for picture in _paint(pipeline, batch, replace(settings, seed=seed)):
+        for picture in _paint(sampler, batch, replace(settings, seed=seed)):
             yield np.asarray(picture)
         done[batch[0].task] += len(batch)
         report(batch[0].task, done[batch[0].task] / totals[batch[0].task])
@@ -91,12 +91,12 @@ def _batches(cases: list[Case]) -> Iterator[list[Case]]:
         yield from (members[i : i + size] for i in range(0, len(members), size))
 
 
-def _paint(pipeline: Pipeline, batch: list[Case], settings: Settings) -> list[Image.Image]:
+def _paint(sampler: Sampler, batch: list[Case], settings: Settings) -> list[Image.Image]:
     references = tuple(Image.fromarray(p) for p in batch[0].pictures[:-1])
     fields: dict[str, Any] = {"seed": settings.seed, "reference_images": references}
     if batch[0].task == "size":
         fields["width"], fields["height"] = batch[0].target.size
-    result = pipeline.generate(
+    result = sampler.generate(
         tuple(case.prompt for case in batch),
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
@@ -145,14 +145,14 @@ def _mean(shares: Any) -> float:  # noqa: ANN401 - an iterable of bools or float
 
 
 @torch.inference_mode()
-def autoencoder_error(pipeline: Pipeline, edits: list[Case]) -> float:
+def autoencoder_error(sampler: Sampler, edits: list[Case]) -> float:
     """The error outside the edit that the autoencoder alone makes of perfect targets, in %."""
-    autoencoder = pipeline.residents.use("autoencoder")
+    autoencoder = sampler.residents.use("autoencoder")
     errors = []
     for case in edits:
         pixels = torch.from_numpy(case.pictures[-1].copy()).permute(2, 0, 1)[None].float()
-        latents = autoencoder.encode((pixels / 127.5 - 1).to(pipeline.device, pipeline.dtype))
-        errors.append(outside_error(case, np.asarray(pipeline.decode(latents)[0])))
+        latents = autoencoder.encode((pixels / 127.5 - 1).to(sampler.device, sampler.dtype))
+        errors.append(outside_error(case, np.asarray(sampler.decode(latents)[0])))
     return float(np.mean([error for error in errors if error is not None]))
 
 

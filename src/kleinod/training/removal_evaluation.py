@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from kleinod.assembly import load
+from kleinod.assembly import load_sampler
 from kleinod.errors import InputError
-from kleinod.pipeline import Pipeline
+from kleinod.sampler import Sampler
 from kleinod.training import evaluation, evaluation_set
 from kleinod.training.contact_sheet import sheet
 from kleinod.training.evaluation import Report, Scores, Settings
@@ -86,22 +86,22 @@ def evaluate(
     if concept not in oracle.concepts:
         raise InputError(f"concept: {concept!r} is none that the oracle knows; see concepts.txt")
     number = oracle.concepts.index(concept)
-    pipelines = [load(model) for model in models]
-    requests, stored = _cases(pipelines[0], oracle, number, count)
+    samplers = [load_sampler(model) for model in models]
+    requests, stored = _cases(samplers[0], oracle, number, count)
     seen: dict[str, list[float]] = {row: [] for row in (TEXT, SHOWN, OTHER, SEVERAL)}
     of_rest: list[list[Scores]] = []
     of_sheet: list[tuple[np.ndarray, Mark]] = []
-    for pipeline, name in zip(pipelines, ("before", "after"), strict=True):
+    for sampler, name in zip(samplers, ("before", "after"), strict=True):
         marks: list[Mark] = []
         scores: list[Scores] = []
         for repeat in range(repeats):
             told, later = _named(name, repeat, repeats, report), _APART * repeat
             seeds = Settings(seed=_FIRST_SEED + later)
-            made = list(evaluation.painted(pipeline, requests, seeds, told))
+            made = list(evaluation.painted(sampler, requests, seeds, told))
             found = [_mark(oracle, number, c, p) for c, p in zip(requests, made, strict=True)]
             of_sheet += [] if repeat else zip(made, found, strict=True)
             marks += found
-            scores.append(_rest(pipeline, stored, oracle, later, told))
+            scores.append(_rest(sampler, stored, oracle, later, told))
         for row, shares in seen.items():
             shares.append(_mean([m.is_right for m in marks if m.case.task == row]) * 100)
         of_rest.append(scores)
@@ -123,7 +123,7 @@ def errors(before: list[Scores], after: list[Scores]) -> dict[str, float]:
 
 
 def _cases(
-    before: Pipeline, oracle: Oracle, number: int, count: int | None
+    before: Sampler, oracle: Oracle, number: int, count: int | None
 ) -> tuple[list[Case], list[Case]]:
     """What asks for the object, and what asks for others; so many of each kind, or all."""
     stored = [case for case in evaluation_set.load() if number not in case.concepts]
@@ -135,11 +135,11 @@ def _cases(
 
 
 def _rest(
-    pipeline: Pipeline, stored: list[Case], oracle: Oracle, later: int, report: Report
+    sampler: Sampler, stored: list[Case], oracle: Oracle, later: int, report: Report
 ) -> Scores:
     settings = Settings(seed=evaluation.FIRST_SEED + later)
     return evaluation.evaluate(
-        pipeline, stored, settings=settings, oracle=oracle, report=report
+        sampler, stored, settings=settings, oracle=oracle, report=report
     ).scores
 
 
@@ -187,12 +187,12 @@ def _prompts(name: str) -> list[str]:
 
 
 def shown_pictures(
-    pipeline: Pipeline, oracle: Oracle, number: int, tries: int = 12
+    sampler: Sampler, oracle: Oracle, number: int, tries: int = 12
 ) -> list[np.ndarray]:
     """Up to four pictures of the object by the model that knows it. Raises InputError."""
     name = oracle.concepts[number]
     prompts = tuple(with_article(name) + _LOOKS[i % len(_LOOKS)] for i in range(tries))
-    made = pipeline.generate(prompts, seed=_FIRST_SEED).images
+    made = sampler.generate(prompts, seed=_FIRST_SEED).images
     pictures = [np.asarray(image.image) for image in made]
     good = [picture for picture in pictures if is_seen(oracle, number, picture)]
     if not good:

@@ -9,7 +9,6 @@ Source: klein-facts A.3, B.2, C.2.
 
 import json
 import math
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kleinod import fileio
 from kleinod.errors import InputError, WeightsError
 from kleinod.weights import geometry, loading, recognition
 from kleinod.weights.diffusers_configs import autoencoder_config, transformer_config
@@ -217,7 +217,6 @@ def _config(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, object]:
 def _writing(folder: Path, file: Path, num_bytes: int) -> Iterator[BinaryIO]:
     """An open file that takes its name when it is whole. Raises InputError."""
     is_new = not folder.exists()
-    part = folder / f".{file.name}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -225,23 +224,18 @@ def _writing(folder: Path, file: Path, num_bytes: int) -> Iterator[BinaryIO]:
             raise InputError(
                 f"disk: {folder} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} are needed"
             )
-        with part.open("xb") as weights:
+        with fileio.atomic_path(file) as part, part.open("xb") as weights:
             yield weights
-        os.replace(part, file)
     except OSError as error:
         raise InputError(f"destination: cannot write {file} ({error}); choose another") from error
     finally:
-        with suppress(OSError):
-            part.unlink()
         if is_new and not file.exists():
             with suppress(OSError):
                 folder.rmdir()
 
 
 def _write_config(path: Path, config: dict[str, object]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    fileio.write_atomic(path, json.dumps(config, indent=2) + "\n")
 
 
 def _write(planned: _File, file: BinaryIO, progress: Progress) -> None:

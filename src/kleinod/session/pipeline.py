@@ -1,0 +1,313 @@
+"""The public pipeline: `kleinod.load("mini").generate("a fox").images[0].save("fox.png")`.
+
+A loaded model with everything that `kleinod generate` does around it: moderated, watermarked, with
+a receipt, signed, written to the audit log where one is configured. `Pipeline.sampler` is the bare
+model for engines and research.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kleinod import assembly, preview
+from kleinod.catalog import ModelInfo
+from kleinod.errors import InputError
+from kleinod.keywords import check_keywords
+from kleinod.progress import show_progress
+from kleinod.provenance import facts
+from kleinod.provenance.container import FORMATS
+from kleinod.provenance.facts import ModelFile
+from kleinod.provenance.receipt import ProvenanceOptions
+from kleinod.request import Components, ImageRequest
+from kleinod.residency import offload_policy
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE
+from kleinod.sampler import Sampler
+from kleinod.session.finish import finish
+from kleinod.session.prepare import OutputOptions, PreparedRequest, Session, check, prepare
+from kleinod.session.results import BlockedImage, GeneratedImage
+
+# what people who know diffusers type, and what does it here
+_OTHER_NAMES = {
+    "steps": "the bare sampler has it: pipe.sampler.steps(...); here: pipe.stream(...)",
+    "decode": "the bare sampler has it: pipe.sampler.decode(...)",
+    "to": "give the device when loading: kleinod.load(..., device='cuda')",
+    "enable_model_cpu_offload": "kleinod.load(..., offload='model')",
+    "enable_sequential_cpu_offload": "kleinod.load(..., offload='block')",
+    "enable_group_offload": "kleinod.load(..., offload='block')",
+    "load_lora_weights": "kleinod cannot apply LoRA files yet",
+    "from_pretrained": "kleinod.load(...)",
+    "set_progress_bar_config": "pipe.generate(..., progress=False)",
+}
+
+
+# what `generate` has and `stream` has not
+_NOT_STREAMS = ("self", "progress", "on_step")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The finished images of a request, what was blocked, and the seconds of each stage."""
+
+    images: list[GeneratedImage]
+    blocked: list[BlockedImage]
+    timings: dict[str, float] = field(repr=False)
+
+    def __iter__(self) -> Iterator[GeneratedImage]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> GeneratedImage:
+        return self.images[index]
+
+    def _repr_png_(self) -> bytes | None:
+        """For notebooks: a single image shows itself."""
+        return self.images[0]._repr_png_() if len(self.images) == 1 else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A denoising step that is done, counted from 1; the last one has the result.
+
+    latents: (b, 128, h, w). sigma: what the step started from, 1 (noise) to 0.
+    """
+
+    index: int
+    num_steps: int
+    sigma: float
+    latents: Tensor = field(repr=False)
+    result: Result | None
+    _preview: Callable[[], Image.Image] = field(repr=False)
+
+    @property
+    def images(self) -> list[GeneratedImage]:
+        """The finished images; empty before the last step."""
+        return self.result.images if self.result else []
+
+    def preview(self) -> Image.Image:
+        """The first image as this step predicts it, a quarter of its width and height."""
+        return self._preview()
+
+
+class Pipeline:
+    """A model that stays loaded; see the module. Make one with `kleinod.load`."""
+
+    def __init__(
+        self, sampler: Sampler, session: Session, *, files: Sequence[ModelFile] = ()
+    ) -> None:
+        self.sampler, self.session, self._files = sampler, session, tuple(files)
+        self._preview_map: preview.PreviewMap | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """Name, licence and defaults of the model."""
+        return self.sampler.info
+
+    def __repr__(self) -> str:
+        sampler = self.sampler
+        dtype = str(sampler.dtype).removeprefix("torch.")
+        safety = "on" if self.session.guard else "off"
+        c2pa = "on" if self.session.provenance.c2pa else "off"
+        return (
+            f"Pipeline({self.info.name!r}, device={str(sampler.device)!r}, dtype={dtype!r}, "
+            f"safety={safety!r}, c2pa={c2pa!r})"
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        hint = _OTHER_NAMES.get(name)
+        raise AttributeError(f"Pipeline has no attribute {name!r}" + (f"; {hint}" if hint else ""))
+
+    @check_keywords
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        reference_images: Any = (),  # noqa: ANN401 - as in ImageRequest
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: float | None = None,
+        negative_prompt: str = "",
+        seed: int | None = None,
+        num_images: int = 1,
+        format: str = "png",
+        quality: int | None = None,
+        progress: bool | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Result:
+        """Finished images for a prompt, or for several prompts in one request.
+
+        reference_images: one picture or several to edit or draw from: paths, PIL images, bytes.
+        steps, guidance: short for num_inference_steps, guidance_scale. format: png, jpeg, webp,
+        avif; quality: 0 to 100 of a lossy one. progress: a bar on stderr or in a notebook; None:
+        where somebody can see it. on_step: called after each step; raising in it cancels. An image
+        that a filter blocks is in `Result.blocked`. Raises InputError, FilterError, NumericalError,
+        MemoryLimitError, and ModeratedError where no image is left.
+        """
+        arguments = {key: value for key, value in locals().items() if key not in _NOT_STREAMS}
+        stream = self.stream(**arguments)
+        with show_progress(progress) as report:
+            for step in stream:
+                report("denoising", step.index / step.num_steps)
+                if on_step is not None:
+                    on_step(step)
+        assert step.result is not None  # the last step has it
+        return step.result
+
+    __call__ = generate
+
+    @check_keywords
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        reference_images: Any = (),  # noqa: ANN401 - as in ImageRequest
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: float | None = None,
+        negative_prompt: str = "",
+        seed: int | None = None,
+        num_images: int = 1,
+        format: str = "png",
+        quality: int | None = None,
+    ) -> Iterator[Step]:
+        """Each denoising step as it is done; leaving the loop cancels. The last has the images.
+
+        Arguments and errors are those of `generate`; all of the user's mistakes are raised at
+        once, before the first step.
+        """
+        request = ImageRequest(
+            _prompts(prompt),
+            reference_images,
+            width=width,
+            height=height,
+            num_inference_steps=_either("steps", steps, "num_inference_steps", num_inference_steps),
+            guidance_scale=_either("guidance", guidance, "guidance_scale", guidance_scale),
+            negative_prompt=negative_prompt,
+            seed=seed,
+            num_images=num_images,
+        )
+        return self.stream_request(request, OutputOptions(_format_name(format), quality))
+
+    def stream_request(
+        self, request: ImageRequest, output: OutputOptions | None = None
+    ) -> Iterator[Step]:
+        """The same for a request that was made before."""
+        start = time.perf_counter()
+        checked = check(request, self.session, output)
+        prepared = prepare(checked, self.sampler, self._files)
+        return self._steps(prepared, start)
+
+    def _steps(self, prepared: PreparedRequest, start: float) -> Iterator[Step]:
+        timings = {"check_seconds": time.perf_counter() - start}
+        for one in self.sampler.steps(prepared.resolved, timings=timings):
+            result = None
+            if one.index == one.num_steps:
+                result = self._finish(prepared, one.latents, timings)
+                timings["total_seconds"] = time.perf_counter() - start
+            yield Step(
+                index=one.index,
+                num_steps=one.num_steps,
+                sigma=one.sigma,
+                latents=one.latents,
+                result=result,
+                _preview=partial(self._preview, one.clean_latents),
+            )
+
+    def _finish(
+        self, prepared: PreparedRequest, latents: Tensor, timings: dict[str, float]
+    ) -> Result:
+        start = time.perf_counter()
+        pictures = self.sampler.decode(latents)
+        decoded = time.perf_counter()
+        outcomes = list(finish(prepared, pictures))
+        timings["decode_seconds"] = decoded - start
+        timings["finish_seconds"] = time.perf_counter() - decoded
+        images = [one for one in outcomes if isinstance(one, GeneratedImage)]
+        blocked = [one for one in outcomes if isinstance(one, BlockedImage)]
+        if not images:
+            raise blocked[0].error
+        return Result(images, blocked, timings)
+
+    def _preview(self, clean_latents: Tensor) -> Image.Image:
+        if self._preview_map is None:
+            # fitted to the autoencoder, once
+            self._preview_map = preview.fitted(self.sampler.encode_references)
+        return self._preview_map.picture(clean_latents[:1])
+
+
+@check_keywords
+def load(
+    model: str | Path = "mini",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    components: Components | None = None,
+    offload: str = "auto",
+    quantize: str | None = None,
+    compile: bool | None = None,
+    safety: str | None = None,
+    safety_tolerance: int = DEFAULT_TOLERANCE,
+    provenance: ProvenanceOptions | None = None,
+    progress: bool | None = None,
+) -> Pipeline:
+    """A pipeline whose images are moderated, watermarked and signed.
+
+    model: a name (`kleinod models`), a Hub repository id, a folder in the diffusers layout or a
+    transformer's single file with `components`. device: cpu, cuda, cuda:0, mps. dtype: float32,
+    bfloat16, float16. offload: none (all components stay on the device), model (one at a time),
+    block (one block at a time). quantize: int8 or fp8, not quite the same image. compile: the
+    blocks; None: on CUDA cards. safety: "on" or "off"; None: as `safety.toml` says, else on.
+    safety_tolerance: 0 (strict) to 5 (loose). progress: as in `Pipeline.generate`.
+
+    Raises InputError, WeightsError, MemoryLimitError.
+    """
+    session = Session.configured(safety=safety, tolerance=safety_tolerance, provenance=provenance)
+    components = components or Components()
+    with show_progress(progress) as report:
+        sampler = assembly.load_sampler(
+            model,
+            device=device,
+            dtype=dtype,
+            components=components,
+            residency=offload_policy(offload),
+            quantize=quantize,
+            compile=compile,
+            progress=lambda stage, fraction: report("loading", fraction),
+        )
+    files = facts.model_files(model, components, full_hashes=session.provenance.full_hashes)
+    return Pipeline(sampler, session, files=files)
+
+
+def _prompts(prompt: str | Sequence[str]) -> str | tuple[str, ...]:
+    """As ImageRequest takes them; anything else is left for its own check."""
+    return tuple(prompt) if isinstance(prompt, list) else prompt  # type: ignore[return-value]
+
+
+def _either(short: str, short_value: Any, name: str, value: Any) -> Any:  # noqa: ANN401
+    """The value of one of two spellings of an argument. Raises InputError for two values."""
+    if short_value is not None and value is not None and short_value != value:
+        raise InputError(f"{short}: {short_value} contradicts {name} {value}; give one of them")
+    return value if short_value is None else short_value
+
+
+def _format_name(name: str) -> str:
+    """PNG of png, JPEG of jpg. Raises InputError."""
+    kind = FORMATS.get(f".{name.lower().removeprefix('.')}") if isinstance(name, str) else None
+    if kind is None:
+        known = ", ".join(suffix.removeprefix(".") for suffix in FORMATS)
+        raise InputError(f"format: {name!r} is unknown; give {known}")
+    return kind
