@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import kleinod
 from kleinod.cli.app import app
+from kleinod.cli.train import _record_listener
 from kleinod.errors import InputError, NumericalError
 from kleinod.training import checkpoints, finetune, preflight
 from kleinod.training.finetune import read_recipe
@@ -384,14 +385,18 @@ def test_damaged_checkpoint_is_one_line(train: Train, pictures: Path, name: str)
     file = pictures.parent / "out-run" / name
     file.write_bytes(file.read_bytes()[:-100])
     assert re.search(rf"run: .*{name} is not a whole checkpoint", error_of(train()))
-    state = {"step": 2, "world": 1, "identity": {}, "average": {"w": torch.full((2,), torch.nan)}}
-    save_file(state.pop("average"), file, {"state": json.dumps(_skeleton(state))})
-    assert "error: run: " in error_of(train())
+    file.write_bytes(b"")
+    assert re.search(rf"run: .*{name} is not a whole checkpoint", error_of(train()))
 
 
-def _skeleton(state: dict[str, Any]) -> dict[str, Any]:
-    pairs = [[n, {"dict": []} if isinstance(v, dict) else v] for n, v in state.items()]
-    return {"dict": [*pairs, ["average", {"dict": [["w", "tensor:w"]]}]]}
+def test_checkpoint_that_is_not_finite_is_not_resumed(train: Train, pictures: Path) -> None:
+    assert train(steps=2).status == 0
+    file = pictures.parent / "out-run" / "flow.safetensors"
+    state = checkpoints.load(file)
+    assert state is not None
+    state["average"]["transformer.img_in.weight"][0] = torch.nan
+    checkpoints.save(file, state)
+    assert re.search(r"run: average/transformer\.img_in\.weight in .* delete it", error_of(train()))
 
 
 def test_second_training_in_the_same_folder_is_refused(train: Train, pictures: Path) -> None:
@@ -461,6 +466,37 @@ def test_signal_leaves_a_checkpoint_and_says_how_to_resume(
     assert "Traceback" not in err
     done = train(steps=facts["step"] + 1)
     assert done.status == 0 and f"steps {facts['step'] + 1} to {facts['step'] + 1}" in done.err
+
+
+def test_reports_are_sentences_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"step": 5, "loss": 0.25, "samples_per_second": 3.0}
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _record_listener(False, 10)(record)
+    assert capsys.readouterr().out == "step 5 of 10: loss 0.2500, 3.0 pictures/s\n"
+    _record_listener(True, 10)(record)
+    assert json.loads(capsys.readouterr().out) == {"event": "step"} | record
+
+
+PRINTING = """
+from kleinod.cli.progress import progress_bars
+with progress_bars(quiet=False) as report:
+    report("flow", 0.5)
+    print("a line", flush=True)
+"""
+
+
+def test_lines_reach_a_pipe_beside_a_terminal() -> None:
+    """rich would print them above its bars, where no script reads."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb"):
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTING], stdout=subprocess.PIPE, stderr=theirs, check=True
+        )
+        os.close(theirs)
+    assert done.stdout.decode().strip() == "a line"
 
 
 def test_documented_configuration_trains_mini(pictures: Path) -> None:
