@@ -67,7 +67,7 @@ def _data_listener(is_json: bool) -> Callable[[dict[str, Any]], None]:
             print(jsonlib.dumps({"event": "data"} | summary), flush=True)
             return
         for line in _summary_lines(summary):
-            print(line, file=sys.stderr)
+            print(line, file=sys.stderr, flush=True)
 
     return tell
 

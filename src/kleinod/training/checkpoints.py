@@ -16,22 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kleinod import fileio
-from kleinod.errors import InputError, KleinodError, NumericalError
+from kleinod.errors import InputError, KleinodError
 from kleinod.training import sharding
 
 _REFERENCE = "tensor:"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside the target, then rename. Raises NumericalError, and KleinodError for the disk.
-
-    Weights that are not finite never replace a file.
-    """
+    """Write beside the target, then rename. Raises KleinodError for the disk."""
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_taken_apart(state, "", tensors), allow_nan=False)
-    broken = next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
-    if broken is not None:
-        raise NumericalError(f"{broken.strip('/')} holds values that are not finite")
     with _disk_errors(path), fileio.atomic_path(path, sync=True) as part:
         save_file(tensors, part, {"state": skeleton})
 
@@ -43,9 +37,15 @@ def load(path: Path) -> dict[str, Any] | None:
     with _damage(path), safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         state: dict[str, Any] = _put_together(json.loads(file.metadata()["state"]), tensors)
-    if not all(map(_is_finite, tensors.values())):
-        raise InputError(f"run: {path} holds values that are not finite; delete it to start again")
     return state
+
+
+def first_not_finite(state: dict[str, Any]) -> str | None:
+    """The name of a tensor in a state that holds NaN or infinity, or None."""
+    tensors: dict[str, Tensor] = {}
+    _taken_apart(state, "", tensors)
+    broken = (name for name, tensor in tensors.items() if not _is_finite(tensor))
+    return next((name.strip("/") for name in broken), None)
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:

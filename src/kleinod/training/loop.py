@@ -236,6 +236,11 @@ class Loop:
 
     def _take(self, state: dict[str, Any]) -> None:
         """Weights, optimiser, average and step of a checkpoint. Raises InputError."""
+        broken = checkpoints.first_not_finite(state)
+        if broken is not None:
+            raise InputError(
+                f"run: {broken} in {self._path} is not finite; delete it to start again"
+            )
         try:
             sharding.load_into(self.module, state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
@@ -286,12 +291,12 @@ class Loop:
             "identity": self.identity,
         }
         whole = sharding.gathered(state) if self.recipe.sharded else state
-        try:
-            if self.rank == 0:
-                checkpoints.save(self._path, whole)
-            checkpoints.save(self._own_path, own)
-        except NumericalError as error:
-            raise NumericalError(self._diverged(str(error))) from error
+        if self.rank == 0:
+            broken = checkpoints.first_not_finite(whole)
+            if broken is not None:
+                raise NumericalError(self._diverged(f"{broken} is not finite"))
+            checkpoints.save(self._path, whole)
+        checkpoints.save(self._own_path, own)
         self.saved_step = self.step
 
     def whole_average(self) -> dict[str, Tensor]:
