@@ -199,10 +199,10 @@ def test_stopped_process_that_goes_on_changes_nothing(tmp_path: Path) -> None:
             time.sleep(6)
             assert files(tmp_path) == before
             assert len(before) == len(tasks)
-            for server in (first, second):
-                task = server.client().post(KLEIN, json=body | {"seed": 1}).json()
+            for speaking in (client, asking):
+                task = speaking.post(KLEIN, json=body | {"seed": 1}).json()
                 path = f"/v1/get_result?id={task['id']}"
-                assert finished(server.client(), path)["status"] == "Ready"
+                assert finished(speaking, path)["status"] == "Ready"
     log = first.log.read_text()
     assert "others have taken its jobs" in log
 

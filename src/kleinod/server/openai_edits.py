@@ -37,8 +37,8 @@ async def edit_of(
     """Fields, model and pictures of an edit. Raises Problem, InputError, RequestValidationError."""
     if bodies.media_type(request) != bodies.FORM:
         body = await bodies.json_object(request, also=f"{bodies.FORM} or ")
-        stated = _validated(EditBody, body)
-        return await _with_pictures(stated, _of_body(stated), context)
+        edit = _validated(EditBody, body)
+        return await _with_pictures(edit, _of_body(edit), context)
     parts = await bodies.form(
         request,
         max_files=context.settings.max_references + 8,
@@ -111,9 +111,8 @@ def _of_form(parts: FormData) -> list[tuple[str, Source]]:
     return [("image", value) for _, value in sorted(found, key=lambda pair: pair[0])]
 
 
-def _of_body(body: EditInputs) -> list[tuple[str, Source]]:
+def _of_body(body: EditBody) -> list[tuple[str, Source]]:
     """The pictures of a JSON object. Raises Problem."""
-    assert isinstance(body, EditBody)
     if body.mask is not None:
         _check_supported("mask")
     return [

@@ -4,8 +4,11 @@
 line breaks silently; everything that comes from outside goes through these functions.
 """
 
+import re
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+# what stands in brackets must be an address, without a scope
+_IPV6 = re.compile(r"(?:^|@)\[[0-9a-fA-F:.]+\](?::[0-9]*)?$")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -17,6 +20,8 @@ def split_url(text: str) -> SplitResult | None:
         parts = urlsplit(text)
         is_whole = bool(parts.scheme and parts.hostname) and parts.port != 0
     except ValueError:
+        return None
+    if set(parts.netloc) & set("[]") and not _IPV6.search(parts.netloc):
         return None
     return parts if is_whole else None
 

@@ -27,8 +27,7 @@ def client_message(text: str) -> str:
     """The message in a caller's words, on one line."""
     clauses = " ".join(text.split()).split("; ")
     kept = [clauses[0], *filter(None, map(_without_flags, clauses[1:]))]
-    if _FLAG.search(kept[0]):
-        kept[0] = _without_flags(kept[0]) or "this server's settings do not allow it"
+    kept[0] = _without_flags(kept[0]) or "this server's settings do not allow it"
     message = _FIELD.sub(lambda found: _FIELDS[found[0]], "; ".join(kept))
     return printable(_SUFFIXES.sub(_as_formats, message), limit=MAX_CHARACTERS)
 
