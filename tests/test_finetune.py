@@ -259,7 +259,7 @@ def test_bfloat16_model_trains_on_every_processor(train: Train, pictures: Path) 
     assert train(steps=1).status == 0
     out = pictures.parent / "out"
     states = [
-        trainable(kleinod.load(out, device="cpu", dtype=dtype, residency="all")).state_dict()
+        trainable(load_sampler(out, device="cpu", dtype=dtype, offload="none")).state_dict()
         for dtype in ("bfloat16", "float32")
     ]
     assert states[0].keys() == states[1].keys()
@@ -342,7 +342,7 @@ def test_model_with_broken_weights_is_found_before_the_first_step(
 
 
 def test_weights_that_are_not_finite_are_never_written(tiny_model: Path, tmp_path: Path) -> None:
-    pipeline = kleinod.load(tiny_model, device="cpu", residency="all")
+    pipeline = load_sampler(tiny_model, device="cpu", offload="none")
     values = trainable(pipeline).state_dict()
     name = "transformer.img_in.weight"
     for bad in (float("nan"), float("inf"), 3.4e38):  # the last is infinite in bfloat16
