@@ -26,9 +26,7 @@ def _pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
         (b"-\n", "-"),
     ],
 )
-def test_dash_is_standard_input(
-    monkeypatch: pytest.MonkeyPatch, data: bytes, prompt: str
-) -> None:
+def test_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch, data: bytes, prompt: str) -> None:
     _pipe(monkeypatch, data)
     assert read_prompt("-") == prompt
 

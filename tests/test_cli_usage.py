@@ -133,9 +133,7 @@ def test_option_like_no_other_leads_to_the_help() -> None:
 # Python's spelling, and errors in the caller's words
 
 
-@pytest.mark.parametrize(
-    "option", ["--steps", "--num-inference-steps", "--num_inference_steps"]
-)
+@pytest.mark.parametrize("option", ["--steps", "--num-inference-steps", "--num_inference_steps"])
 @pytest.mark.parametrize("command", [["generate", "a fox"], ["evaluate", "pictures"]])
 def test_option_is_understood_in_pythons_spelling(command: list[str], option: str) -> None:
     assert "--steps" in _error(*command, option, "0")

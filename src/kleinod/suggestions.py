@@ -56,9 +56,7 @@ _FOREIGN: dict[tuple[str, ...], tuple[str, ...]] = {
     ("help",): ("usage",),
 }
 # spelled as `_plain` gives them
-_ALIASES = {
-    foreign.replace("_", ""): ours for ours, names in _FOREIGN.items() for foreign in names
-}
+_ALIASES = {foreign.replace("_", ""): ours for ours, names in _FOREIGN.items() for foreign in names}
 
 
 def suggestions(name: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -100,4 +98,3 @@ def _aliases(plain: str, by_spelling: Mapping[str, str]) -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower()
-

@@ -19,9 +19,7 @@ _File = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
-app = typer.Typer(
-    cls=Group, help="Check and count the operator's audit log.", no_args_is_help=True
-)
+app = typer.Typer(cls=Group, help="Check and count the operator's audit log.", no_args_is_help=True)
 
 
 @app.command(cls=Command)
