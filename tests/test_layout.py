@@ -79,7 +79,21 @@ WITHOUT_TORCH = (
     "bench.comparison",
     "bench.process",
     "bench.chart",
+    "provenance.audit_reading",
+    "provenance.verification",
+    "server.auditing",
+    "server.database",
+    "server.keys",
+    "server.settings",
     "cli",
+    "cli.audit",
+    "cli.commands",
+    "cli.generate",
+    "cli.inspect",
+    "cli.keys",
+    "cli.models",
+    "cli.prompts",
+    "cli.verify",
 )
 # The oracles are for tests; nothing is ever unpickled.
 NEVER = {"diffusers", "transformers", "pickle"}

@@ -16,6 +16,9 @@ from kleinod.cli import usage
 from kleinod.errors import InputError
 from kleinod.suggestions import unknown_name
 
+# typer.Context is a subclass of what typer's own methods take, whose name is private
+Context = Any
+
 
 class Command(TyperCommand):
     """One command; see the module."""
@@ -31,7 +34,7 @@ class Command(TyperCommand):
         # of every name of an option, as it is declared and as it is typed
         self.context_settings = {**self.context_settings, "token_normalize_func": normalize}
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """As typer; words too many are reported with what to do."""
         ctx.allow_extra_args = True
         super().parse_args(ctx, args)
@@ -39,7 +42,7 @@ class Command(TyperCommand):
             ctx.fail(usage.extra_words(ctx))
         return ctx.args
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401 - what the command gives
+    def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - what the command gives
         """As typer; an InputError names the option that was typed."""
         try:
             return super().invoke(ctx)
@@ -51,20 +54,18 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """Commands below a word; an unknown one is answered with the nearest."""
 
-    def resolve_command(
-        self, ctx: typer.Context, args: list[str]
-    ) -> tuple[str | None, Any, list[str]]:
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that args begin with, and what follows it."""
         command = self.get_command(ctx, args[0])
         if command is None and not ctx.resilient_parsing:
             ctx.fail(self.unknown(ctx, args))
         return args[0] if command else None, command, args[1:]
 
-    def unknown(self, ctx: typer.Context, args: list[str]) -> str:
+    def unknown(self, ctx: Context, args: list[str]) -> str:
         """What to say where args begin with no command."""
         return unknown_name(args[0], self.list_commands(ctx), kind="command")
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         """Their names; none is imported."""
         return list(self.commands)
 

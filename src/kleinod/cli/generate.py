@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kleinod.cli import output
+from kleinod.cli.background import load_in_background
 from kleinod.cli.options import GenerateOptions, taking
 from kleinod.cli.progress import Report, startup_status
 from kleinod.cli.prompts import read_prompt
@@ -53,7 +54,7 @@ def generate(options: GenerateOptions) -> None:
     destinations = _destinations(options)
     with startup_status(quiet=options.quiet or options.json) as report:
         report("checking", 0)
-        checked = _check(options, request, destinations)
+        checked = _check(options, request, destinations, watch)
         watch.lap("check")
         sampler, files = _load(options, report, watch)
         written = _generate(checked, sampler, files, destinations, report=report, watch=watch)
@@ -90,24 +91,35 @@ def _destinations(options: GenerateOptions) -> _Destinations:
 
 
 def _check(
-    options: GenerateOptions, request: ImageRequest, destinations: _Destinations
+    options: GenerateOptions,
+    request: ImageRequest,
+    destinations: _Destinations,
+    watch: Stopwatch,
 ) -> "CheckedRequest":
+    """The request checked; filters load while torch is imported, which takes as long."""
     from kleinod import session  # late: the other commands need none of it
 
-    return session.check(
-        request,
-        session.Session.configured(
-            safety=options.safety,
-            tolerance=options.safety_tolerance,
-            provenance=ProvenanceOptions(
-                watermark=options.watermark,
-                c2pa=options.c2pa == "on",
-                private=options.private,
-                full_hashes=options.full_hashes,
-            ),
+    own = session.Session.configured(
+        safety=options.safety,
+        tolerance=options.safety_tolerance,
+        provenance=ProvenanceOptions(
+            watermark=options.watermark,
+            c2pa=options.c2pa == "on",
+            private=options.private,
+            full_hashes=options.full_hashes,
         ),
-        session.OutputOptions(FORMATS[destinations.pictures.suffix]),
     )
+    kind = session.OutputOptions(FORMATS[destinations.pictures.suffix])
+    session.check_output(request, own.provenance, kind)
+    request = replace(request, reference_images=session.open_references(request.references))
+    watch.lap("check")
+    guard = own.guard
+    if guard is not None:
+        load_in_background(lambda: guard.filters)
+    from kleinod import assembly  # noqa: F401 - torch
+
+    watch.lap("import")
+    return session.check(request, own, kind)
 
 
 def _load(
@@ -115,10 +127,9 @@ def _load(
 ) -> "tuple[Sampler, list[ModelFile]]":
     """The model, and its files with their hashes."""
     report("loading", 0)
-    from kleinod import assembly  # late: torch takes a second, and a mistake above needs none
+    from kleinod import assembly
     from kleinod.provenance import facts
 
-    watch.lap("import")
     components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
     sampler = assembly.load_sampler(
         options.model,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kleinod.cli import output
-from kleinod.cli.options import Quiet, taking
+from kleinod.cli.options import Quiet, known_models, taking
 from kleinod.cli.progress import Report, startup_status
 from kleinod.display import printable
 from kleinod.errors import InputError
@@ -48,7 +48,12 @@ class RepeatOptions:
         typer.Option("-r", "--reference", metavar="PICTURE", help="The references, in order."),
     ] = None
     model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_PATH", help="The model, where it has no name.")
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="The model, where it has no name.",
+            autocompletion=known_models,
+        ),
     ] = None
     text_encoder: Annotated[Path | None, _PART] = None
     autoencoder: Annotated[Path | None, _PART] = None

@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import typer
-
 from kleinod.suggestions import suggestions
 
+# typer.Context is a subclass of what typer's own methods give, whose name is private
+Context = Any
 # where an option is shorter than the field that it fills
 _OPTIONS = {
     "num_inference_steps": "steps",
@@ -28,7 +28,7 @@ def aliases(params: Sequence[Any]) -> Mapping[str, str]:
     return {name: option for name, option in several.items() if option in own and name not in own}
 
 
-def in_options(message: str, context: typer.Context) -> str:
+def in_options(message: str, context: Context) -> str:
     """The message of an InputError with the field at its head named as the option was typed.
 
     A field that the user did not type (a default, a setting in a file) keeps its name.
@@ -43,7 +43,7 @@ def in_options(message: str, context: typer.Context) -> str:
     return f"{' x '.join(map(str, names))}{found[2] or ''}{message[found.end() :]}"
 
 
-def unknown_option(name: str, context: typer.Context) -> str:
+def unknown_option(name: str, context: Context) -> str:
     """What to say of an option that a command does not have."""
     shown = _shown_names(context)
     near = dict.fromkeys(shown[one] for one in suggestions(name, shown))
@@ -55,7 +55,7 @@ def unknown_option(name: str, context: typer.Context) -> str:
     return f"unknown option '{name}'; did you mean {' and '.join(near)}?"
 
 
-def extra_words(context: typer.Context) -> str:
+def extra_words(context: Context) -> str:
     """What to say of words that a command does not take."""
     words = context.args
     if any(param.name == "prompt" and _is_argument(param) for param in context.command.params):
@@ -71,7 +71,7 @@ def quoted(text: str) -> str:
     return f'"{text}"' if is_plain else shlex.quote(text)
 
 
-def _command(context: typer.Context) -> str:
+def _command(context: Context) -> str:
     """What calls this command, whatever the program's file is called."""
     words = [str(context.info_name)]
     while context.parent is not None:
@@ -80,7 +80,7 @@ def _command(context: typer.Context) -> str:
     return " ".join(["kleinod", *words[1:]])
 
 
-def _typed_options(context: typer.Context) -> dict[str, str]:
+def _typed_options(context: Context) -> dict[str, str]:
     """The options on the command line, by their names and by those of the fields behind them."""
     typed = {}
     for param in context.command.params:
@@ -90,7 +90,7 @@ def _typed_options(context: typer.Context) -> dict[str, str]:
     return typed | {field: typed[option] for field, option in _OPTIONS.items() if option in typed}
 
 
-def _shown_names(context: typer.Context) -> dict[str, str]:
+def _shown_names(context: Context) -> dict[str, str]:
     """Every name that a command's parameter may be meant by, and how it is typed."""
     shown = {}
     for param in context.command.get_params(context):
