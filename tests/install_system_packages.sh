@@ -38,6 +38,7 @@ has_any cc || need gcc libc6-dev
 has_any curl || need curl
 has_any "${CHROMIUM:-chromium}" chromium-browser google-chrome google-chrome-stable || need chromium
 has_postgresql || need postgresql
+has_any strace || need strace
 [ -n "$missing" ] || exit 0
 
 # Says why nothing was installed, and ends: a failure in CI alone.

@@ -117,9 +117,10 @@ def pure(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def test_version_stands_in_one_place() -> None:
-    files = [*ROOT.glob("src/**/*.py"), ROOT / "pyproject.toml", ROOT / "setup.py"]
-    naming = [path for path in files if kleinod.__version__ in path.read_text("utf-8")]
+    files = [*ROOT.glob("src/**/*.py"), ROOT / "setup.py"]
+    naming = [path for path in files if "__version__ =" in path.read_text("utf-8")]
     assert [path.name for path in naming] == ["version.py"]
+    assert "version" in PROJECT["dynamic"] and "version" not in PROJECT
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,6 @@ def test_version_stands_in_one_place() -> None:
         ("[a [b] c](docs/x.md)", "a [b] c"),
         ('<img src="docs/fox.png" width="9"> fox', " fox"),
         ("FLUX.2 [klein] (a model)", None),
-        ("`x[0](1)` is code", "`x0` is code"),
     ],
 )
 def test_readme_for_an_index_leads_nowhere_in_the_repository(text: str, shown: str | None) -> None:
@@ -172,15 +172,9 @@ def test_metadata_is_complete(built: Built) -> None:
     # there is no public home page
     assert not metadata["Home-Page"] and not metadata.get_all("Project-URL")
     assert not RELATIVE_TARGET.search(str(metadata.get_payload()))
-    checked = [
-        sys.executable,
-        "-m",
-        "twine",
-        "check",
-        "--strict",
-        *map(str, built.folder.iterdir()),
-    ]
-    done = subprocess.run(checked, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "twine", "check", "--strict"]
+    command += map(str, built.folder.iterdir())
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -304,10 +298,7 @@ def test_every_requirement_has_a_lower_bound_and_a_constraint() -> None:
         for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()[1:]
     }
     extras = PROJECT["optional-dependencies"]
-    for requirement in [
-        *PROJECT["dependencies"],
-        *(one for each in extras.values() for one in each),
-    ]:
+    for requirement in sum(extras.values(), PROJECT["dependencies"]):
         name = re.split(r"[\[<>=;]", requirement)[0].strip().lower().replace("_", "-")
         if name not in ("kleinod", "setuptools"):  # the build environment has the newest
             assert re.search(r"[>=]=", requirement), requirement

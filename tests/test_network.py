@@ -1,6 +1,6 @@
 """Only `kleinod pull` uses the network, and only kleinod's own folders are written to.
 
-This holds for what kleinod loads as well: onnxruntime reports to Microsoft unless told not to.
+It holds for what kleinod loads, too: onnxruntime reports to Microsoft where a variable is not set.
 """
 
 import ast

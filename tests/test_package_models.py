@@ -1,6 +1,7 @@
-"""Models of other packages are used only if they are the very files that were measured."""
+"""Models that other packages carry are used only if they are the files that were measured."""
 
 import importlib.metadata
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,6 +76,8 @@ def package(model: PackageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     copied.write_bytes(model.checked_path().read_bytes())
     (copied.parent / "__init__.py").write_text("raise AssertionError('the package was imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
+    # an oracle of other tests imports it
+    monkeypatch.delitem(sys.modules, model.package, raising=False)
     return copied
 
 

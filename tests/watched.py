@@ -138,7 +138,7 @@ def _tracer(log: Path, *, is_asked: bool = True) -> list[str]:
 
 
 def _is_local(host: str) -> bool:
-    """Whether a host or path of a socket is this machine's; None and "" are any address of it."""
+    """Whether a host, or the path of a socket, is this machine's; None and "" are all of it."""
     if host in ("", "None", "localhost", "0.0.0.0", "::") or host.startswith("/"):
         return True
     try:
