@@ -139,8 +139,9 @@ def test_wrong_type_is_named(client: httpx2.Client, path: str, kind: str, body: 
 
 
 def test_wrong_type_of_an_edit_names_both_forms(client: httpx2.Client) -> None:
-    for kind in ("application/x-www-form-urlencoded", "text/plain", "application/xml"):
-        answer = client.post(EDIT, content=b"prompt=x&image=a", headers={"Content-Type": kind})
+    for kind in ("text/html", "text/plain", "application/xml", "image/png", ""):
+        headers = {"Content-Type": kind} if kind else {}
+        answer = client.post(EDIT, content=b"prompt=x&image=a", headers=headers)
         assert answer.status_code == 415
         assert "multipart/form-data" in message(answer)
         assert "application/json" in message(answer)
@@ -152,6 +153,16 @@ def test_json_that_is_no_object_is_named(client: httpx2.Client, path: str, body:
     answer = client.post(path, content=body, headers=JSON)
     assert 400 <= answer.status_code < 500
     assert "Missing required parameter: 'prompt'" not in answer.text
+
+
+def test_edit_may_be_url_encoded(client: httpx2.Client) -> None:
+    wish = {"prompt": "yellow", "steps": "1", "seed": "7", "n": "", "image": as_base64(FOX)}
+    assert ok(client.post(EDIT, data=wish)).json()["size"] == "96x80"
+    answer = client.post(EDIT, data={"prompt": "yellow"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+    for body in (b"prompt=%ff&image=a", b"a=1&" * 100, b"image=%", b"\xff="):
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert client.post(EDIT, content=body, headers=headers).status_code in (400, 422)
 
 
 # JSON edits

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -21,7 +22,7 @@ FORM = "multipart/form-data"
 JSON = "application/json"
 # what clients send without saying anything: nothing, curl's default, fetch's, a plain socket's
 _UNSTATED = ("", "text/plain", "text/json", "application/octet-stream")
-_URLENCODED = "application/x-www-form-urlencoded"
+URLENCODED = "application/x-www-form-urlencoded"
 # a form's words; other codecs of Python raise, or are none of text
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1")
 _FILENAME = re.compile(rb";\s*filename\s*=", re.IGNORECASE)
@@ -59,7 +60,7 @@ def is_json(kind: str) -> bool:
 async def json_object(request: Request, *, also: str = "") -> dict[str, Any]:
     """The JSON object in a body, if its type says so or says nothing. Raises Problem."""
     kind, body = media_type(request), await request.body()
-    found = _object(body) if is_json(kind) or kind in (*_UNSTATED, _URLENCODED) else None
+    found = _object(body) if is_json(kind) or kind in (*_UNSTATED, URLENCODED) else None
     if found is not None:
         return found
     if is_json(kind):
@@ -70,7 +71,8 @@ async def json_object(request: Request, *, also: str = "") -> dict[str, Any]:
 
 def _unsupported(kind: str, *, also: str = "") -> Problem:
     given = f"not {printable(kind, limit=100)}" if kind else "and there is no Content-Type"
-    message = f"this path takes {also}JSON, {given}; send Content-Type: {JSON} and a JSON object"
+    remedy = f"send {also}Content-Type: {JSON} and a JSON object"
+    message = f"this path takes {also}JSON, {given}; {remedy}"
     return Problem(415, message, code="unsupported_media_type")
 
 
@@ -87,7 +89,7 @@ async def _as_json(request: Request) -> Request:
     if kind == JSON or is_json(kind):
         return request
     body = await request.body()
-    if kind not in (*_UNSTATED, _URLENCODED) or _object(body) is None:
+    if kind not in (*_UNSTATED, URLENCODED) or _object(body) is None:
         raise _unsupported(kind)
     return _again(request, body)
 
@@ -138,6 +140,21 @@ async def form(request: Request, *, max_files: int, max_fields: int, max_bytes: 
         raise Problem(400, f"the form cannot be read: {error.message}") from error
     except (LookupError, ValueError) as error:  # names and values in codes of their own
         raise Problem(400, "the form cannot be read; send UTF-8") from error
+
+
+async def urlencoded(request: Request, *, max_fields: int) -> FormData | None:
+    """The fields of a URL-encoded body; None if it is none, or JSON under curl's default type.
+
+    Raises Problem.
+    """
+    body = await request.body()
+    if media_type(request) != URLENCODED or _object(body) is not None or b"=" not in body:
+        return None
+    try:
+        found = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=max_fields)
+    except ValueError as error:
+        raise Problem(400, "the form cannot be read; send UTF-8, and fewer fields") from error
+    return FormData(found)
 
 
 def _parameter(header: str, name: str) -> str:

@@ -35,7 +35,14 @@ async def edit_of(
     request: Request, context: Context
 ) -> tuple[EditInputs, ServedModel, tuple[Picture, ...]]:
     """Fields, model and pictures of an edit. Raises Problem, InputError, RequestValidationError."""
-    if bodies.media_type(request) != bodies.FORM:
+    kind = bodies.media_type(request)
+    if kind == bodies.URLENCODED:
+        fields = await bodies.urlencoded(request, max_fields=MAX_TEXT_PARTS)
+        if fields is not None:
+            return await _with_pictures(
+                _validated(EditInputs, _texts(fields)), _of_form(fields), context
+            )
+    if kind != bodies.FORM:
         body = await bodies.json_object(request, also=f"{bodies.FORM} or ")
         edit = _validated(EditBody, body)
         return await _with_pictures(edit, _of_body(edit), context)

@@ -25,7 +25,8 @@ def categories(errors: Sequence[ModeratedError]) -> tuple[str, ...]:
 
 def result_path(job: Job, attempt: int, index: int) -> str:
     """Where a picture lies: an attempt's own place, which no other server writes over."""
-    return f"results/{job.id}/{attempt}-{index}.{job.output_format}"
+    number = f"-{attempt}" if attempt > 1 else ""
+    return f"results/{job.id}/{index}{number}.{job.output_format}"
 
 
 def remove_earlier(storage: Storage, job: Job) -> None:

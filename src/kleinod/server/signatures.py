@@ -5,7 +5,7 @@ import hmac
 import re
 
 # a picture's name in the storage; nothing else is ever given out
-_PICTURE = re.compile(r"results/[0-9a-f]{32}/([0-9]{1,6}-)?[0-9]{1,3}\.(png|jpeg|webp)")
+_PICTURE = re.compile(r"results/[0-9a-f]{32}/[0-9]{1,3}(-[0-9]{1,6})?\.(png|jpeg|webp)")
 
 
 def is_picture(path: str) -> bool:
