@@ -33,6 +33,7 @@ ORDER = (
     "weights",
     "embeddings",
     "memory",
+    "hardware",
     "acceleration",
     "streaming",
     "residency",

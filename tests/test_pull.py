@@ -318,3 +318,13 @@ def test_a_full_disk_is_said_plainly(server: FakeHub, monkeypatch: pytest.Monkey
 def test_the_hub_is_loaded_only_when_it_is_asked() -> None:
     code = "import sys, kleinod.cli; sys.exit('huggingface_hub' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_some_folders_of_a_model_can_be_listed(server: FakeHub) -> None:
+    listed = hub.listing(NAME_4B, folders=("text_encoder", "vae", "tokenizer"))
+    assert {file.name for file in listed.files} == {
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/merges.txt",
+    }

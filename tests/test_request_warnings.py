@@ -105,14 +105,16 @@ def test_words_of_a_private_prompt_are_not_logged(caplog: pytest.LogCaptureFixtu
 def test_an_edit_and_its_references_are_warned_of(pipe: kleinod.Pipeline) -> None:
     picture = Image.new("RGB", (128, 128), "white")
     assert pipe.generate("mirror it", reference_images=picture, steps=1).warnings == ()
-    (warning,) = pipe.generate("both side by side", reference_images=[picture] * 3, steps=1).warnings
+    (warning,) = pipe.generate(
+        "both side by side", reference_images=[picture] * 3, steps=1
+    ).warnings
     assert str(warning) == "mini was trained with at most 2 references; 3 give a poor image"
 
 
 def test_a_model_without_a_vocabulary_warns_of_length_alone(tiny_model: Path) -> None:
     other = kleinod.load(tiny_model, device="cpu", safety="off")
-    assert other.generate("a knight and a wizard", steps=1).warnings == ()
     limit = other.sampler.tokenizer.max_length
+    assert other.generate("", steps=1).warnings[0].code == "empty_prompt"
     (warning,) = other.generate("knight " * limit, steps=1).warnings
     assert warning.code == "prompt_too_long" and warning.details["limit"] == limit
 

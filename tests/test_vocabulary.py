@@ -28,7 +28,10 @@ def known() -> Vocabulary:
 
 
 def warnings(
-    *prompts: str, references: int = 0, size: tuple[int, int] = (128, 128), **options: Any
+    *prompts: str,
+    references: int = 0,
+    size: tuple[int, int] = (128, 128),
+    length: PromptLength | None = None,
 ) -> Sequence[RequestWarning]:
     """Those of a request to the built-in model."""
     request = ResolvedRequest(
@@ -42,10 +45,10 @@ def warnings(
         seed=1,
         num_images=1,
     )
-    return request_warnings(request, INFO, **options)
+    return request_warnings(request, INFO, length)
 
 
-def codes(*prompts: str, **options: Any) -> list[str]:
+def codes(*prompts: str, **options: Any) -> list[str]:  # noqa: ANN401 - those of warnings
     """The warnings' codes."""
     return [warning.code for warning in warnings(*prompts, **options)]
 
@@ -174,7 +177,9 @@ def test_prompts_of_a_batch_are_said_together() -> None:
     assert unknown.details["words"] == ["dragon", "knight"]
 
 
-@pytest.mark.parametrize("prompt", ["blue", "on a red background", "cartoon style", "in the corner"])
+@pytest.mark.parametrize(
+    "prompt", ["blue", "on a red background", "cartoon style", "in the corner"]
+)
 def test_a_prompt_without_an_object_is_said(prompt: str) -> None:
     assert codes(prompt) == ["no_object"]
     assert codes(prompt, references=1) == []

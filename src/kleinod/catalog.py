@@ -23,12 +23,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A published model; variant is "distilled", "base" or "kv"."""
+    """A published model; variant is "distilled", "base" or "kv", size "4B" or "9B".
+
+    format: "bf16" is a folder with every component; "fp8" and "nvfp4" are the transformer alone,
+    one file. num_bytes: of the transformer.
+    """
 
     name: str
     repository: str | None
     license: str
     variant: str = "distilled"
+    size: str | None = None
+    format: str = "bf16"
+    num_bytes: int | None = None
+    file: str | None = None
+
+    @property
+    def is_transformer_only(self) -> bool:
+        """Whether text encoder and autoencoder are those of another model of its size."""
+        return self.format != "bf16"
 
 
 @dataclass(frozen=True)
@@ -47,19 +60,49 @@ class ModelInfo:
 
 
 _HUB = "black-forest-labs/FLUX.2-"
+_LICENSES = {"4B": APACHE, "9B": NON_COMMERCIAL}
+# tensor bytes of the transformers in bfloat16, from their shapes
+_BF16_BYTES = {"4B": 7_751_089_152, "9B": 18_157_162_496}
+
+
+def _klein(title: str, variant: str = "distilled", *, num_bytes: int | None = None) -> KnownModel:
+    """A model of Black Forest Labs by its repository's name without "FLUX.2-"."""
+    size = "4B" if "4b" in title.lower() else "9B"
+    number = title.lower().rpartition("-")[2]
+    is_whole = number not in ("fp8", "nvfp4")
+    return KnownModel(
+        name=title.lower(),
+        repository=_HUB + title,
+        license=_LICENSES[size],
+        variant=variant,
+        size=size,
+        format="bf16" if is_whole else number,
+        num_bytes=_BF16_BYTES[size] if is_whole else num_bytes,
+        file=None if is_whole else f"flux-2-{title}.safetensors",
+    )
+
+
 KNOWN = {
     model.name: model
     for model in (
         KnownModel("mini", None, APACHE),
-        KnownModel("klein-4b", _HUB + "klein-4B", APACHE),
-        KnownModel("klein-base-4b", _HUB + "klein-base-4B", APACHE, "base"),
-        KnownModel("klein-9b", _HUB + "klein-9B", NON_COMMERCIAL),
-        KnownModel("klein-base-9b", _HUB + "klein-base-9B", NON_COMMERCIAL, "base"),
-        KnownModel("klein-9b-kv", _HUB + "klein-9b-kv", NON_COMMERCIAL, "kv"),
+        _klein("klein-4B"),
+        _klein("klein-base-4B", "base"),
+        _klein("klein-9B"),
+        _klein("klein-base-9B", "base"),
+        _klein("klein-9b-kv", "kv"),
+        _klein("klein-4b-fp8", num_bytes=4_070_588_032),
+        _klein("klein-9b-fp8", num_bytes=9_433_061_528),
+        _klein("klein-base-9b-fp8", "base", num_bytes=9_567_278_472),
+        _klein("klein-9b-kv-fp8", "kv", num_bytes=9_818_935_984),
+        _klein("klein-9b-nvfp4", num_bytes=5_760_960_048),
+        _klein("klein-base-9b-nvfp4", "base", num_bytes=5_809_193_808),
     )
 }
 
 
+# what a transformer alone takes from the whole model of its size
+SHARED_FOLDERS = ("text_encoder", "vae", "tokenizer")
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 
 
@@ -91,9 +134,9 @@ def _known_folder(known: KnownModel) -> Path:
     folder = present(known)
     if folder is not None:
         return folder
+    source = f"{known.repository}, {known.file}" if known.file else known.repository
     remedy = (
-        f"run `kleinod pull {known.name}` ({known.repository}) "
-        f"or put it into $KLEINOD_MODELS/{known.name}"
+        f"run `kleinod pull {known.name}` ({source}) or put it into $KLEINOD_MODELS/{known.name}"
     )
     if known.repository is None:
         remedy = "install kleinod again, with its package data"
@@ -157,13 +200,52 @@ def _plain(name: str) -> str:
 def present(known: KnownModel) -> Path | None:
     """The first folder that holds the model: the package's, $KLEINOD_MODELS', the Hub's cache.
 
-    What may not be looked at holds none.
+    Of a transformer alone its file. What may not be looked at holds none.
     """
+    if known.is_transformer_only:
+        files = (_weight_file(folder, known.file) for folder in _folders(known))
+        return next(filter(None, files), None)
+    folders = _folders(known)
+    return next((f for f in folders if paths.is_readable_file(f / "model_index.json")), None)
+
+
+def _folders(known: KnownModel) -> list[Path]:
+    """Where a model may lie."""
     if known.repository is None:
-        candidates = [Path(__file__).parent / known.name]
-    else:
-        candidates = [*_own_folders(known.name), *_snapshots(known.repository)]
-    return next((c for c in candidates if paths.is_readable_file(c / "model_index.json")), None)
+        return [Path(__file__).parent / known.name]
+    return [*_own_folders(known.name), *_snapshots(known.repository)]
+
+
+def _weight_file(folder: Path, name: str | None) -> Path | None:
+    """The file of that name, or the only weight file that there is."""
+    if name is not None and paths.is_readable_file(folder / name):
+        return folder / name
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in _WEIGHT_SUFFIXES]
+    except OSError:
+        return None
+    return files[0] if len(files) == 1 and paths.is_readable_file(files[0]) else None
+
+
+def whole_models(size: str | None) -> list[KnownModel]:
+    """The models of a size that come with text encoder and autoencoder."""
+    return [one for one in KNOWN.values() if one.size == size and not one.is_transformer_only]
+
+
+def of_file(file: Path) -> KnownModel | None:
+    """The known model that a transformer's file is, if `find` gives the file for its name."""
+    alone = (known for known in KNOWN.values() if known.is_transformer_only)
+    return next((known for known in alone if present(known) == file), None)
+
+
+def components_folder(known: KnownModel) -> Path | None:
+    """The folder with the text encoder and autoencoder for a transformer alone; None: not here."""
+    folders = (folder for whole in whole_models(known.size) for folder in _folders(whole))
+    names = ("text_encoder", "vae")
+    return next(
+        (f for f in folders if all(paths.is_readable_file(f / n / "config.json") for n in names)),
+        None,
+    )
 
 
 def _own_folders(name: str) -> list[Path]:

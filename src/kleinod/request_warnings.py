@@ -140,9 +140,7 @@ def _shape_warnings(
         )
 
 
-def _unknown_words(
-    request: ResolvedRequest, vocabulary: Vocabulary, *, is_edit: bool
-) -> list[str]:
+def _unknown_words(request: ResolvedRequest, vocabulary: Vocabulary, *, is_edit: bool) -> list[str]:
     """Over all prompts, each once, and none longer than a message can hold."""
     words = (
         word

@@ -152,6 +152,7 @@ class Sampler:
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
             num_images=request.num_images,
         )
+
     def request_warnings(
         self, request: ResolvedRequest, *, list_command: str | None = None
     ) -> tuple[RequestWarning, ...]:
@@ -316,4 +317,3 @@ def _check_guidance(request: ImageRequest, info: ModelInfo) -> None:
             f"negative_prompt: {request.negative_prompt!r} has no effect without guidance; "
             "leave it out, or take a base model"
         )
-

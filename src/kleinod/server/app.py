@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from kleinod import __version__
-from kleinod.server import bfl, openai, own, problems
+from kleinod.server import bfl, openai, own, problems, vocabulary
 from kleinod.server.access import Access
 from kleinod.server.context import Context
 from kleinod.server.limits import BodyLimit
@@ -69,7 +69,7 @@ def create_app(context: Context, hooks: Hooks) -> FastAPI:
     app.add_middleware(Access, context=context)
     app.add_middleware(Observed)
     problems.install(app)
-    for router in (own.router, openai.router, bfl.router):
+    for router in (own.router, vocabulary.router, openai.router, bfl.router):
         app.include_router(router)
     document = app.openapi
     # FastAPI's documented way to change the document is to replace the method

@@ -126,6 +126,21 @@ class JobExecutor:
             "num_images": resolved.num_images,
         }
 
+    def warnings(self, job: Job) -> tuple[RequestWarning, ...]:
+        """What the model was not trained for; asked at each look at a job, so kept for a while."""
+        texts = ("prompt", "negative_prompt", "width", "height", "num_inference_steps")
+        key = (*(job.request[name] for name in texts), job.request["guidance_scale"])
+        key = (*key, job.num_references)
+        if key not in self._warnings:
+            resolved = request_warnings.resolved(job.request, job.num_references)
+            found = self.sampler.request_warnings(
+                resolved, list_command=request_warnings.LIST_ROUTE
+            )
+            while len(self._warnings) >= _MAX_KEPT_WARNINGS:
+                self._warnings.pop(next(iter(self._warnings)), None)
+            self._warnings[key] = found
+        return self._warnings[key]
+
     def prepare(
         self, claim: Claim, references: Sequence[bytes], log: AuditLog | None
     ) -> PreparedRequest:

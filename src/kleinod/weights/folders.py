@@ -1,8 +1,9 @@
 """Where the components of a model lie: in its folder, or given one by one. No torch in here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kleinod import catalog
 from kleinod.errors import InputError
 from kleinod.request import Components
 
@@ -22,6 +23,7 @@ class ModelPaths:
 def model_paths(model: Path, components: Components) -> ModelPaths:
     """Where each component lies; a given one wins over the folder's. Raises InputError."""
     is_split = model.is_file()
+    components = _with_published(model, components) if is_split else components
     if not is_split and not (model / "model_index.json").is_file():
         raise InputError(
             f"model: {model} holds no model_index.json; give a folder in the diffusers layout "
@@ -33,6 +35,28 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
         text_encoder=text_encoder,
         autoencoder=_component("autoencoder", components.autoencoder, model, "vae"),
         tokenizer=_tokenizer(components.tokenizer, model, text_encoder),
+    )
+
+
+def _with_published(model: Path, components: Components) -> Components:
+    """The parts that are not given, for a published file. Raises InputError where there are none.
+
+    Its text encoder, autoencoder and tokenizer are those of the whole model of its size.
+    """
+    known = catalog.of_file(model)
+    if known is None or (components.text_encoder and components.autoencoder):
+        return components
+    folder = catalog.components_folder(known)
+    if folder is None:
+        raise InputError(
+            f"model: {known.name} is a transformer only; run `kleinod pull {known.name}` for its "
+            "text encoder and autoencoder, or give --text-encoder and --autoencoder"
+        )
+    text_encoder = components.text_encoder or folder / "text_encoder"
+    return replace(
+        components,
+        text_encoder=text_encoder,
+        autoencoder=components.autoencoder or folder / "vae",
     )
 
 
