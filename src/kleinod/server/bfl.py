@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from kleinod.errors import InputError
 from kleinod.request import ImageRequest
 from kleinod.server import context as contexts
-from kleinod.server import fetching, references
+from kleinod.server import fetching, references, request_warnings
 from kleinod.server.bfl_models import (
     Invalid,
     KleinInputs,
@@ -117,7 +117,8 @@ async def _submitted(
     )
     ignored = {"X-Ignored-Fields": _header(inputs.ignored())} if inputs.ignored() else {}
     body = submitted.model_dump(exclude=None if has_hook else {"status", "webhook_url"})
-    return JSONResponse(body, headers=ignored)
+    warned = request_warnings.headers(context.service.warnings(job))
+    return JSONResponse(body, headers=ignored | warned)
 
 
 def _check(inputs: KleinInputs, context: Context) -> None:
@@ -193,7 +194,9 @@ def task_result(job: Job, context: Context, base: str) -> TaskResult:
         status=STATUSES[job.status],
         result=_outcome(job, context, base) if job.status == JobStatus.READY else None,
         progress=1.0 if job.status == JobStatus.READY else job.progress,
-        details=_details(job, context.service.report_address),
+        details=request_warnings.details(
+            _details(job, context.service.report_address), context.service.warnings(job)
+        ),
     )
 
 

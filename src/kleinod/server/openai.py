@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from kleinod.server import context as contexts
-from kleinod.server import references, waiting
+from kleinod.server import references, request_warnings, waiting
 from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobStatus, NewJob, StoredImage
@@ -240,13 +240,17 @@ async def _accepted(
 
 async def _answer(job: Job, told: Told, request: Request, context: Context) -> Response:
     if told.is_stream:
-        return waiting.EventStream(event_stream(job, told, context))
+        stream = waiting.EventStream(event_stream(job, told, context))
+        stream.headers.update(request_warnings.headers(context.service.warnings(job)))
+        return stream
     final = await waiting.ended(request, context, job)
     if final.status != JobStatus.READY:
         raise failure(final)
+    warnings = context.service.warnings(final)
+    warned = request_warnings.headers(warnings)
     if told.is_file:
         data = await _file(final.results[0], context)
-        headers = {"X-Seed": str(final.results[0].seed)}
+        headers = {"X-Seed": str(final.results[0].seed), **warned}
         return Response(data, media_type=f"image/{told.output_format}", headers=headers)
     base = contexts.base_url(request, context)
     images = Images(
@@ -256,8 +260,10 @@ async def _answer(job: Job, told: Told, request: Request, context: Context) -> R
         size=f"{final.results[0].width}x{final.results[0].height}",
         data=[await _data(image, told, context, base) for image in final.results],
         usage=usage(final, told),
+        warnings=request_warnings.values(warnings) or None,
     )
-    return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
+    body = images.model_dump_json(exclude_none=True)
+    return Response(body, media_type="application/json", headers=warned)
 
 
 async def _data(image: StoredImage, told: Told, context: Context, base: str) -> ImageData:

@@ -46,7 +46,12 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 }
 _FRESH = {"Cache-Control": "no-cache"}
 _PAGE = FilePath(__file__).parent / "page"
-_PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_PAGE_FILES = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "hints.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 # a picture may stand on another site's page: its URL is the permission
 _PICTURE_HEADERS = {
     "Cache-Control": "private, max-age=600",

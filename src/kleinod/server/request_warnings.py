@@ -28,9 +28,11 @@ def values(warnings: Iterable[RequestWarning]) -> list[dict[str, Any]]:
 def details(
     other: Mapping[str, Any] | None, warnings: Iterable[RequestWarning]
 ) -> dict[str, Any] | None:
-    """A task's details with its warnings under "warnings"; None where there is nothing."""
+    """A task's details; of one that gives a picture its warnings, None where there is nothing."""
+    if other:
+        return dict(other)
     listed = values(warnings)
-    return {**(other or {}), "warnings": listed} if listed else (dict(other) if other else None)
+    return {"warnings": listed} if listed else None
 
 
 def resolved(request: Mapping[str, Any], num_references: int) -> ResolvedRequest:

@@ -14,6 +14,7 @@ from typing import Any
 
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
+from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Policy
 from kleinod.server import auditing, signatures
 from kleinod.server.claims import Claims, Terms
@@ -126,9 +127,15 @@ class Service:
             executor.resolve, new.request, new.references, new.output_format
         )
         job = await self._database_threads.run(self._put_down, replace(new, request=request))
+        await self._pixel_threads.run(executor.warnings, job)  # quick from now on
         if self._worker is not None:
             self._worker.wake()
         return job
+
+    def warnings(self, job: Job) -> tuple[RequestWarning, ...]:
+        """What the job's model was not trained for; nothing where it is not served here."""
+        executor = self._executors.get(job.model)
+        return () if executor is None else executor.warnings(job)
 
     async def job(self, job_id: str, key_id: str) -> Job | None:
         """A job of this key as it stands, its progress up to date."""
