@@ -37,7 +37,7 @@ class _OneLineErrors(TyperGroup):
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
         except ModeratedError as error:
-            status = _failed(str(error), status=MODERATED, kind="moderated")
+            status = _failed(_moderated(error), status=MODERATED, kind="moderated")
         except KleinodError as error:
             status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
         except typer.TyperException as error:
@@ -48,6 +48,13 @@ class _OneLineErrors(TyperGroup):
         if status == INTERRUPTED:
             print("stopped", file=sys.stderr)
         sys.exit(status or 0)
+
+
+def _moderated(error: ModeratedError) -> str:
+    """What blocked it, and the options that change that."""
+    from kleinod.safety import remedies  # late: most commands need no filter
+
+    return error.message(remedies.remedy(error.verdicts, remedies.COMMAND))
 
 
 def _failed(message: str, *, status: int, kind: str = "error") -> int:

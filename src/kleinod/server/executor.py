@@ -20,6 +20,7 @@ from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 from kleinod.request_warnings import RequestWarning
+from kleinod.safety.policy import BLOCK
 from kleinod.sampler import SampledImage, Sampler
 from kleinod.server import request_warnings
 from kleinod.server.auditing import JobAudit
@@ -66,7 +67,7 @@ def configured_session(settings: Settings) -> Session:
         private=settings.private,
         full_hashes=settings.full_hashes,
     )
-    configured = Session.configured(safety=settings.safety, provenance=options)
+    configured = Session.configured(safety=settings.safety, provenance=options, brands=BLOCK)
     session.prepare_signing(options)  # makes the certificates or says why it cannot
     if configured.guard is not None:
         _log.info("filters: %s", ", ".join(one.name for one in configured.guard.filters))
