@@ -2,7 +2,7 @@
 
 const MAX_EXAMPLES = 5;
 const at = (id) => document.getElementById(id);
-const warned = element("p", { id: "warnings", className: "quiet", role: "status" });
+const warned = element("p", { id: "warnings", className: "quiet", ariaLive: "polite" });
 
 function element(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
