@@ -55,7 +55,9 @@ def codes(*prompts: str, **options: Any) -> list[str]:  # noqa: ANN401 - those o
 
 def test_the_file_is_what_the_recipe_writes() -> None:
     recipe = runpy.run_path(str(ROOT / "recipes" / "mini" / "write_vocabulary.py"))
-    assert (MINI / "vocabulary.json").read_text(encoding="utf-8") == recipe["text"]()
+    assert (MINI / "vocabulary.json").read_text(encoding="utf-8") == recipe[
+        "vocabulary"
+    ]().file_text()
 
 
 def test_every_hint_leads_to_a_known_word() -> None:

@@ -90,6 +90,10 @@ class Vocabulary:
             values[name] = dict(values[name])
         return values
 
+    def file_text(self) -> str:
+        """What vocabulary.json holds."""
+        return json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
+
     @property
     def object_names(self) -> tuple[str, ...]:
         """The names of the objects, in the file's order."""
