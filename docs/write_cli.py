@@ -18,6 +18,25 @@ Exit status: 0 done, 1 the computation failed (`verify`: something is wrong with
 `audit verify`: with the log; `repeat`: it is different), 2 a mistake in the input,
 3 stopped by a safety filter, 130 stopped with Ctrl-C. An error is one line on stderr; then no
 picture is half written. `python -m kleinod` is the same command.
+
+An option is also understood in Python's spelling (`--num-inference-steps`, `--guidance-scale`,
+`--reference-images`), with dashes or underscores. An unknown command or option is answered with
+the nearest one, and an error names the option that was typed.
+
+## Completion
+
+`kleinod --install-completion` lets bash, zsh, fish and PowerShell complete commands, options and
+the names of models with Tab, in every new shell. `kleinod --show-completion` prints the script that
+it installs, for those who keep such files themselves; for the running shell:
+
+```text
+eval "$(kleinod --show-completion)"
+```
+
+## Progress
+
+`kleinod generate` and `kleinod repeat` show one line on stderr where that is a terminal, from the
+first moment on, and erase it at the end. `--quiet` and `--json` leave it out.
 """
 
 

@@ -1,14 +1,30 @@
 """Fixtures that several files share."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import system_programs
 from http_server import Server, serving
 from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
+from kleinod.kernels import native
 from kleinod.server.database import Database
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """The last lines say what was not tested for want of a program, and what to do next."""
+    yield  # pytest's own summary
+    line = system_programs.summary(terminalreporter.stats.get("skipped", []))
+    if line is not None:
+        terminalreporter.write_line(line, red=True, bold=True)
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        python = os.path.relpath(sys.executable)
+        terminalreporter.write_line(f"Run only what failed: {python} -m pytest --last-failed")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +47,14 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for the whole run, started when the first test asks."""
     with started() as server:
         yield server
+
+
+@pytest.fixture
+def compiled_kernels() -> None:
+    """Skips the test where the kernels were not compiled, or this processor knows none of them."""
+    system_programs.require_compiled_kernels()
+    if not native.is_usable():
+        pytest.skip("this processor has no AMX and no AVX512 for bfloat16")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx2
 
-# on a machine that has much else to do
-START_SECONDS = 300
+# for whatever is waited for, on a machine that has much else to do
+PATIENCE_SECONDS = 300
 # paints in a fraction of a second
 SMALL = {"prompt": "a fox", "width": 64, "height": 64, "steps": 1, "seed": 7}
 
@@ -31,7 +31,9 @@ class Server:
 
     def client(self, **options: Any) -> httpx2.Client:  # noqa: ANN401 - httpx2 checks them
         """A client that knows the address."""
-        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+        return httpx2.Client(
+            base_url=self.url, timeout=PATIENCE_SECONDS, trust_env=False, **options
+        )
 
     def is_alive(self) -> bool:
         """Whether the process has not ended."""
@@ -57,7 +59,7 @@ def serving(folder: Path, *flags: str, **settings: object) -> Iterator[Server]:
     finally:
         process.terminate()
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE_SECONDS)
         finally:
             process.kill()
             assert process.stdout is not None
@@ -68,7 +70,7 @@ def _greeting(process: "subprocess.Popen[str]", log: Path) -> list[str]:
     """The two lines that say that it is ready."""
     assert process.stdout is not None
     lines: list[str] = []
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len(lines) < 2:
         ready, _, _ = select.select([process.stdout], [], [], 1)
         line = process.stdout.readline() if ready or lines else ""
@@ -81,10 +83,26 @@ def _greeting(process: "subprocess.Popen[str]", log: Path) -> list[str]:
 
 def finished(client: httpx2.Client, polling_url: str) -> dict[str, Any]:
     """Ask for a task of BFL's API until it has ended."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        result: dict[str, Any] = client.get(polling_url).json()
-        if result["status"] not in ("Pending",):
-            return result
+    result: dict[str, Any] = {}
+
+    def has_ended() -> bool:
+        result.update(client.get(polling_url).json())
+        return result["status"] != "Pending"
+
+    wait_until(has_ended, f"the end of {polling_url}")
+    return result
+
+
+def wait_until(is_true: Callable[[], object], what: str) -> None:
+    """Ask again and again; fails after a time that only a hanging server takes."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
         time.sleep(0.05)
-    raise AssertionError(f"{polling_url} did not end")
+
+
+def num_jobs(client: httpx2.Client, *statuses: str) -> int:
+    """How many jobs of these statuses the server's metrics count."""
+    lines = client.get("/metrics").text.splitlines()
+    names = [f'kleinod_stored_jobs{{status="{status}"}} ' for status in statuses]
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(tuple(names)))

@@ -1,13 +1,12 @@
 """Who is answered: without keys this machine's own programs, with keys their holders."""
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from http_server import SMALL, Server, finished, serving
+from http_server import SMALL, Server, finished, serving, wait_until
 
 from kleinod.server import access
 from kleinod.server.database import Database
@@ -184,8 +183,9 @@ def test_log_holds_no_secrets(guarded: Guarded) -> None:
     with guarded.server.client(headers={"x-key": guarded.secrets[0]}) as client:
         client.post(KLEIN, json=SMALL | {"prompt": "a very private prompt"})
         client.get("/pictures/results/x/0.png", params={"expires": "1", "signature": "abc123"})
-    time.sleep(0.3)
-    log = guarded.server.log.read_text()
+    read = guarded.server.log.read_text
+    wait_until(lambda: "GET /pictures/results/x/0.png" in read(), "the last request's line")
+    log = read()
     assert "POST /v1/flux-2-klein-4b 200" in log
     assert not re.search(r"private prompt|abc123|" + "|".join(guarded.secrets), log)
 

@@ -263,7 +263,7 @@ def test_the_documents_example_tells_every_stage(
     for row in ("load", "first call", "encode a reference", "text", "a step", "decode"):
         assert re.search(rf"^{row} +\d", out, re.MULTILINE), row
     assert (
-        "mini: 64 × 64, 2 steps, 0 references, float32 on cpu, residency all, attention: pytorch"
+        "mini: 64 × 64, 2 steps, 0 references, float32 on cpu, offload none, attention: pytorch"
         in out
     )
     assert "pictures a minute; peak memory resident" in out
@@ -333,8 +333,8 @@ def test_a_missing_peer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["bench", "--against", "diffusers"])
-    assert (
-        "against: diffusers is not installed; run `pip install 'kleinod[bench]'`" in result.stderr
+    assert result.stderr.startswith(
+        "error: against: the package diffusers is missing; run `pip install '.[bench]'`"
     )
 
 
@@ -359,7 +359,7 @@ def test_a_stopped_bench_leaves_no_process_and_no_folder(
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(kind)
-    assert process.communicate(timeout=120)[1] == "stopped\n" and process.returncode == 130
+    assert process.communicate(timeout=300)[1] == "stopped\n" and process.returncode == 130
     assert list(tmp_path.iterdir()) == []
     assert not [pid for pid in _processes() if tmp_path.name in _environment(pid)]
 

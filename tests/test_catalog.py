@@ -201,7 +201,7 @@ def test_user_without_a_home_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_pat
         catalog.find("klein-4b")
     with pytest.raises(InputError, match="KLEINOD_HOME: is not set, and this user has no home"):
         catalog.config_folder()
-    with pytest.raises(InputError, match="model: ~/x starts with ~"):
+    with pytest.raises(InputError, match="model: ~/x: Could not determine home"):
         catalog.find("~/x")
     monkeypatch.setenv("KLEINOD_HOME", str(tmp_path))
     assert catalog.config_folder() == tmp_path

@@ -85,7 +85,7 @@ def test_picture_is_written_and_reported(tiny_model: Path, folder: Path) -> None
 
 def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     summary = _generated_json(tiny_model, "--seed", 7, "--width", 64, "-o", "a.png")
-    expected = {"images", "num_moderated", "model", "timings", "peak_memory_bytes"}
+    expected = {*("images", "num_moderated", "warnings", "model", "timings", "peak_memory_bytes")}
     assert summary.keys() == expected
     assert summary["model"] == "tiny"
     digest = hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
@@ -97,7 +97,8 @@ def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     stages = {"load", "text", "denoise", "decode", "finish", "total"}
     assert {f"{stage}_seconds" for stage in stages} <= summary["timings"].keys()
     assert all(seconds >= 0 for seconds in summary["timings"].values())
-    assert summary["timings"]["total_seconds"] >= summary["timings"]["load_seconds"]
+    total = summary["timings"].pop("total_seconds")
+    assert total == pytest.approx(sum(summary["timings"].values()))
     assert summary["peak_memory_bytes"] > 50_000_000
 
 
@@ -134,7 +135,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         model,
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),
         *("--negative-prompt", "a dog", "--device", "cpu", "--dtype", "bfloat16"),
-        *("--residency", "sequential", "--tokenizer", model / "tokenizer"),
+        *("--offload", "model", "--tokenizer", model / "tokenizer"),
         *("--quantize", "int8", "--no-compile"),
         *("--text-encoder", model / "text_encoder", "--autoencoder", model / "vae"),
     )
@@ -152,7 +153,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen["load"] == {
         "device": "cpu",
         "dtype": "bfloat16",
-        "residency": "sequential",
+        "offload": "model",
         "quantize": "int8",
         "compile": False,
         "components": kleinod.Components(
@@ -225,12 +226,12 @@ def test_models_lists_what_is_known_and_present(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "100"], "width: 100 is not a multiple of 16; the nearest is 96"),
+        (["--width", "100"], "--width: 100 is not a multiple of 16; the nearest is 96"),
         (["--height", "48"], "height: 48 is under 64"),
         (["--width", "4096", "--height", "2048"], "4096x2048 is over 4 megapixels"),
         (["--width", "1024", "--height", "64"], "1024x64 is longer than 8:1"),
-        (["--steps", "0"], "num_inference_steps: 0 is under 1"),
-        (["-n", "0"], "num_images: 0 is under 1"),
+        (["--steps", "0"], "--steps: 0 is under 1"),
+        (["-n", "0"], "--num-images: 0 is under 1"),
         (["--seed", "-1"], "seed: -1 is under 0"),
         (["--width", "many"], "--width"),
         (["--dtype", "int4"], "--dtype"),
@@ -264,7 +265,7 @@ def test_bad_reference_is_refused_before_any_model_is_loaded(
     elif kind in ("empty", "text"):
         path.write_text("" if kind == "empty" else "no picture")
     result = _run("generate", "a cat", "-r", path)
-    _assert_refused(result, "reference_images: ", folder)
+    _assert_refused(result, "--reference: ", folder)
     assert str(path) in result.stderr
 
 
@@ -283,12 +284,12 @@ def test_unknown_device_is_refused(tiny_model: Path, folder: Path) -> None:
 
 
 def test_guidance_on_a_distilled_model_is_refused(tiny_model: Path, folder: Path) -> None:
-    _assert_refused(_generate(tiny_model, "--guidance", 4), "guidance_scale: 4.0", folder)
+    _assert_refused(_generate(tiny_model, "--guidance", 4), "--guidance: 4.0", folder)
 
 
 def test_negative_prompt_without_guidance_is_refused(tiny_model: Path, folder: Path) -> None:
     result = _generate(tiny_model, "--negative-prompt", "a dog")
-    _assert_refused(result, "negative_prompt: 'a dog' has no effect", folder)
+    _assert_refused(result, "--negative-prompt: 'a dog' has no effect", folder)
 
 
 @pytest.fixture
@@ -334,8 +335,11 @@ def test_latents_that_are_not_finite_are_an_error(broken_model: Path, folder: Pa
     tensors["img_in.weight"].fill_(float("nan"))
     save_file(tensors, file)
     result = _generate(broken_model)
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: ") and "not finite" in result.stderr
+    # found in the latents, or in the weights where a processor has to convert them
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("error: ") and (
+        "finite" in result.stderr or "NaN" in result.stderr
+    )
     assert list(folder.iterdir()) == []
 
 
@@ -360,7 +364,7 @@ def test_mistake_ends_the_process_with_status_2_and_one_line(folder: Path) -> No
     process = _process("generate", "a cat", "--width", 100)
     out, error = process.communicate()
     assert (process.returncode, out) == (2, "")
-    assert error == "error: width: 100 is not a multiple of 16; the nearest is 96\n"
+    assert error == "error: --width: 100 is not a multiple of 16; the nearest is 96\n"
     assert list(folder.iterdir()) == []
 
 
@@ -381,12 +385,12 @@ def test_interrupt_ends_with_status_130_and_leaves_no_file(tiny_model: Path, fol
     )
     assert process.stderr is not None
     drawn = ""
-    while "painting" not in drawn:
+    while "denoising" not in drawn:
         letter = process.stderr.read(1)
         assert letter, drawn
         drawn += letter
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == "" and error.endswith("stopped\n") and "Traceback" not in error
     assert list(folder.iterdir()) == []

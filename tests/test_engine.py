@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -442,7 +443,7 @@ def test_prompts_are_encoded_once_and_together(
 def test_one_component_at_a_time_paints_in_rounds(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = load_sampler(tiny_model, device="cpu", dtype="float32", residency="sequential")
+    pipeline = load_sampler(tiny_model, device="cpu", dtype="float32", offload="model")
     loaded: list[str] = []
     for name, loader in dict(pipeline.residents._loaders).items():
         loading = lambda name=name, loader=loader: loaded.append(name) or loader()  # noqa: E731
@@ -485,7 +486,10 @@ def test_every_request_ends_once_in_a_tumult(pipeline: Sampler) -> None:
     clients = [threading.Thread(target=client, args=(engine, n)) for n in range(4)]
     for thread in clients:
         thread.start()
-    threading.Event().wait(1)
+    deadline = time.monotonic() + SECONDS
+    while len(ends) <= 20 or engine.stats().pictures_total < 5:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
     engine.close(finish=False)
     for thread in clients:
         thread.join(SECONDS)

@@ -11,6 +11,7 @@ import torch
 from training_parts import TINY, shapes
 from typer.testing import CliRunner
 
+import kleinod
 from kleinod.cli import app
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.autoencoder import Autoencoder
@@ -285,10 +286,30 @@ def test_command_scores_mini(tmp_path: Path) -> None:
     assert 0 <= told["scores"]["mini"]["single concept"] <= 100 and target.is_file()
 
 
-def test_sheet_in_no_folder_is_refused_before_anything_is_painted(tmp_path: Path) -> None:
-    words = ["evaluate", "pictures", "--sheet", str(tmp_path / "none" / "sheet.png")]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code != 0
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sheet", "none/sheet.png"], "sheet: the folder none does not exist"),
+        (["--sheet", "sheet.xyz"], "end it in "),
+        (["--sheet", "sheet"], "end it in "),
+        (["--sheet", "/proc/sheet.png"], "sheet: cannot write /proc/sheet.png"),
+        (["--base", "nowhere"], "model: nowhere"),
+        (["--model", "nowhere"], "model: nowhere"),
+    ],
+)
+def test_evaluation_that_cannot_end_does_not_begin(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kleinod, "load", lambda name: pytest.fail("a model was loaded"))
+    result = CliRunner().invoke(app, ["evaluate", "pictures", *arguments])
+    assert result.exit_code == 2 and message in result.stderr, result.output
+
+
+def test_score_that_is_not_a_number_is_null_in_json() -> None:
+    from kleinod.cli.evaluate_pictures import _finite
+
+    scores = {"a": [float("nan"), 1.5], "b": {"c": float("-inf"), "d": 2, "e": "nan"}}
+    assert _finite(scores) == {"a": [None, 1.5], "b": {"c": None, "d": 2, "e": "nan"}}
 
 
 def test_drawn_cases_have_every_kind(icons: Icons) -> None:

@@ -47,14 +47,14 @@ def test_a_card_paints_the_cpus_picture(plain: np.ndarray) -> None:
 
 
 def test_compiled_blocks_and_graphs_paint_the_same_picture(plain: np.ndarray) -> None:
-    pipeline = load_sampler("mini", device="cuda", compile=True, residency="all")
+    pipeline = load_sampler("mini", device="cuda", compile=True, offload="none")
     # the second is replayed
     for _ in range(2):
         assert _error(plain, _picture(pipeline)) < 3
 
 
 def test_streamed_blocks_paint_the_same_picture(plain: np.ndarray) -> None:
-    pipeline = load_sampler("mini", device="cuda", compile=False, residency="stream")
+    pipeline = load_sampler("mini", device="cuda", compile=False, offload="block")
     assert _error(plain, _picture(pipeline)) == 0
 
 

@@ -1,7 +1,6 @@
 """Every layout gives the same weights as the diffusers folder; every flaw gives one clear line."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import kleinod
+from kleinod import catalog
 from kleinod.assembly import load_sampler
 from kleinod.config import TextEncoderConfig
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.products import JoinedLinear
+from kleinod.quantization.stored import StoredLinear, StoredWeight
 from kleinod.request import Components
 from kleinod.weights import loading
 
@@ -44,7 +44,20 @@ def _whole(module: nn.Module) -> dict[str, Tensor]:
         if isinstance(child, JoinedLinear):
             parts = [state.pop(f"{name}.parts.{i}") for i in range(len(child.parts))]
             state[f"{name}.weight"] = torch.cat(parts)
+        elif isinstance(child, StoredLinear):
+            # a processor without bfloat16 GEMMs keeps pieces that are expanded where they are used
+            own = [key for key in state if key.startswith(f"{name}.parts.")]
+            dtype = state[own[0]].dtype
+            for key in own:
+                del state[key]
+            state[f"{name}.weight"] = torch.cat([_expanded(part, dtype) for part in child.parts])
     return state
+
+
+def _expanded(part: StoredWeight, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(*part.shape, dtype=dtype)
+    part.fill(out, slice(None))
+    return out
 
 
 def _assert_same(mine: nn.Module, theirs: nn.Module) -> None:
@@ -140,18 +153,29 @@ def test_another_dtype_gives_plain_linears(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "guess"), [("flux-2-klein-base-4b", "base"), ("mymodel", "distilled")]
+    ("name", "titles", "variant", "message"),
+    [
+        ("flux-2-klein-base-4b", (), "base", "taken as base, which its name says"),
+        ("klein", (), "distilled", "taken as distilled, which its name says"),
+        ("mymodel", (), "distilled", "neither its name nor its contents say"),
+        ("my-database", (), "distilled", "neither its name nor its contents say"),
+        ("mymodel", ("", "Klein Base 4B"), "base", "taken as base, which its name says"),
+    ],
 )
-def test_the_guessed_variant_is_said(
-    tmp_path: Path, name: str, guess: str, caplog: pytest.LogCaptureFixture
+def test_a_guessed_variant_is_told(
+    tmp_path: Path, name: str, titles: tuple[str, ...], variant: str, message: str
 ) -> None:
     file = tmp_path / f"{name}.safetensors"
     file.touch()
-    with caplog.at_level(logging.WARNING):
-        info = kleinod.catalog.describe(file, file)
-    assert info.is_distilled == (guess == "distilled")
-    assert len(caplog.records) == 1
-    assert f"taken as {guess}" in caplog.text
+    info = catalog.describe(file, file, titles=titles)
+    assert info.is_distilled == (variant == "distilled")
+    assert message in (catalog.guess_warning(file, file, titles=titles) or "")
+    assert "does not say" not in message
+
+
+def test_a_folder_and_a_known_name_are_no_guess(folder: Path) -> None:
+    assert catalog.guess_warning(folder, folder) is None
+    assert catalog.guess_warning("klein-base-4b", folder / "transformer") is None
 
 
 def _spoil(file: Path, change) -> None:  # noqa: ANN001
@@ -255,7 +279,7 @@ def test_a_bad_index_is_refused(tmp_path: Path, names: list[object], message: st
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_layers": 10**9}, "names 1000000003 blocks"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000, which is not from 1 to 256"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"num_layers": "two"}, "num_layers is 'two'"),
         ({"axes_dims_rope": [8, "8"]}, "axes_dims_rope"),
@@ -295,7 +319,7 @@ def test_a_tokenizer_that_is_too_large_is_named(folder: Path) -> None:
         ({"device": "meta"}, "device: meta"),
         ({"dtype": "int8"}, "dtype: int8"),
         ({"dtype": "float16"}, "dtype: float16"),
-        ({"residency": "none"}, "residency: none"),
+        ({"offload": "half"}, "offload: 'half' is unknown"),
         ({"components": Components(autoencoder="/no/such")}, "autoencoder: /no/such"),
     ],
 )
@@ -310,9 +334,15 @@ def test_other_models_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"FLUX\.2-dev"):
         loading.open_transformer(file)
     save_file({"input_blocks.0.weight": torch.ones(2, 2)}, file)
-    with pytest.raises(WeightsError, match="is no klein transformer"):
+    with pytest.raises(
+        WeightsError, match="is not a klein transformer but a Stable Diffusion U-Net"
+    ):
         loading.open_transformer(file)
-    with pytest.raises(WeightsError, match="is no Qwen3 text encoder"):
+    with pytest.raises(
+        WeightsError, match="is not a Qwen3 text encoder but a Stable Diffusion U-Net"
+    ):
         loading.open_text_encoder(file, (9, 18, 27))
-    with pytest.raises(WeightsError, match=r"is no FLUX\.2 autoencoder"):
+    with pytest.raises(
+        WeightsError, match=r"is not a FLUX\.2 autoencoder but a Stable Diffusion U-Net"
+    ):
         loading.open_autoencoder(file)

@@ -45,7 +45,7 @@ def test_the_list_has_size_memory_and_fit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("kleinod.cli.models.device_memory", lambda: Memory("RTX 4090", 24 * 10**9))
     rows = _rows()
     assert rows["klein-4b"]["bytes"] == 15_964_089_152  # 7.75 + 8.05 + 0.17 GB
-    assert rows["klein-4b"]["fits"] == "all" and rows["klein-9b"]["fits"] == "sequential"
+    assert rows["klein-4b"]["fits"] == "none" and rows["klein-9b"]["fits"] == "model"
     assert rows["klein-4b-fp8"]["file"] == "flux-2-klein-4b-fp8.safetensors"
     lines = _run("models").stdout.splitlines()
     line = next(line for line in lines if line.startswith("klein-9b "))
@@ -71,7 +71,7 @@ def test_a_quantised_file_is_known_by_name(name: str) -> None:
     row = json.loads(_run("models", name, "--json").stdout)
     assert row["format"] == name.rpartition("-")[2]
     assert row["get"] == f"kleinod pull {name}"
-    assert row["bytes"] < row["memory_bytes"]["all"] < 30e9
+    assert row["bytes"] < row["memory_bytes"]["none"] < 30e9
     result = _run("generate", "a fox", "--model", name)
     assert result.exit_code == 2
     assert row["repository"] in result.stderr and row["file"] in result.stderr
@@ -83,8 +83,8 @@ def test_memory_of_a_published_model_is_the_inspections_estimate() -> None:
     # held bytes, and the decoder's activations: 11 pictures of 1024 x 1024 and 128 channels
     held = 18_157_162_496 + 11_665_000_000 + 168_000_000
     assert usage.published_memory(known) == {
-        "all": held + 11 * 1024**2 * 128 * 2,
-        "sequential": 18_157_162_496 + 4608 * 4096 * 2 * 40,
+        "none": held + 11 * 1024**2 * 128 * 2,
+        "model": 18_157_162_496 + 4608 * 4096 * 2 * 40,
     }
 
 
@@ -102,7 +102,7 @@ def test_the_built_in_model_lists_what_it_knows() -> None:
 def test_a_path_is_told_as_a_name_is(tiny_model: Path) -> None:
     row = json.loads(_run("models", str(tiny_model), "--json").stdout)
     assert row["path"] == str(tiny_model) and row["vocabulary"] is None
-    assert row["bytes"] > 0 and row["fits"] == "all"
+    assert row["bytes"] > 0 and row["fits"] == "none"
 
 
 @pytest.mark.parametrize("name", ["klein-5b", "absent/folder/", ""])

@@ -26,7 +26,7 @@ def test_too_little_memory_is_one_line(stage: str, monkeypatch: pytest.MonkeyPat
         pipeline.generate("a fox", width=64, height=128, num_images=3, seed=1)
     assert str(raised.value) == (
         "memory: there is not enough of it; paint fewer or smaller pictures at once than "
-        "3 of 64x128, set residency to sequential, take an FP8 file, or set quantize to int8"
+        "3 of 64x128, set offload to model, take an FP8 file, or set quantize to int8"
     )
 
 

@@ -140,10 +140,10 @@ def test_a_scale_without_its_weight_is_unknown(state: State, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "does not begin as a GGUF file"),
+        (b"", "is empty"),
         (b"GGUF", "cut short"),
         (b"GGUF" + b"\xff" * 60, "GGUF version 4294967295 is not read"),
-        (b"no gguf" * 9, "does not begin as a GGUF file"),
+        (b"no gguf" * 9, "is text \\('no gguf"),
     ],
 )
 def test_a_broken_gguf_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
@@ -188,7 +188,7 @@ def test_another_familys_autoencoder_is_named(
     save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / "ae.safetensors")
     with pytest.raises(WeightsError) as caught:
         loading.open_autoencoder(tmp_path / "ae.safetensors")
-    assert f"no FLUX.2 autoencoder but {family}" in str(caught.value)
+    assert f"not a FLUX.2 autoencoder but {family}" in str(caught.value)
     assert f"with {channels} latent channels" in str(caught.value)
 
 
@@ -289,8 +289,8 @@ def test_a_tokenizer_folder_without_a_tokenizer_is_named(tiny_model: Path, tmp_p
 
 
 def test_a_file_in_another_format_is_named(tmp_path: Path) -> None:
-    (tmp_path / "klein.ckpt").write_bytes(b"\x80")
-    with pytest.raises(WeightsError, match=r"no \.safetensors or \.gguf file"):
+    (tmp_path / "klein.ckpt").write_bytes(b"\x80\x04\x95" + bytes(60))
+    with pytest.raises(WeightsError, match="is a pickle, which may hold code"):
         loading.open_transformer(tmp_path / "klein.ckpt")
 
 

@@ -111,10 +111,10 @@ def test_steps_and_guidance_have_two_spellings(pipe: kleinod.Pipeline) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_inference_step": 4}, "num_inference_step: .*did you mean num_inference_steps"),
-        ({"num_images_per_prompt": 2}, "num_images_per_prompt: .*did you mean num_images"),
-        ({"reference_image": "a.png"}, "reference_image: .*did you mean reference_images"),
-        ({"widht": 64}, "widht: .*did you mean width"),
+        ({"num_inference_step": 4}, "'num_inference_step'; did you mean 'num_inference_steps'"),
+        ({"num_images_per_prompt": 2}, "'num_images_per_prompt'; did you mean 'num_images'"),
+        ({"reference_image": "a.png"}, "'reference_image'; did you mean 'reference_images'"),
+        ({"widht": 64}, "'widht'; did you mean 'width'"),
         ({"format": "gif"}, "format: 'gif' is unknown; give png, jpg"),
         ({"format": 3}, "format: 3 is unknown"),
         ({"quality": 101, "format": "jpg"}, "quality: 101 is not from 0 to 100"),
@@ -135,14 +135,14 @@ def test_mistake_is_one_line_before_any_step(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"torch_dtype": "float32"}, "torch_dtype: .*did you mean dtype"),
+        ({"torch_dtype": "float32"}, "'torch_dtype'; did you mean 'dtype'"),
         (
             {"offload": "all of it"},
             "offload: 'all of it' is unknown; give auto, none, model, block",
         ),
         ({"safety_tolerance": 9}, "safety_tolerance: 9 is not from 0 to 5"),
         ({"safety": "maybe"}, "safety: 'maybe' is unknown; give on or off"),
-        ({"devcie": "cpu"}, "devcie: .*did you mean device"),
+        ({"devcie": "cpu"}, "'devcie'; did you mean 'device'"),
     ],
 )
 def test_mistake_in_loading_is_one_line(options: dict[str, Any], message: str) -> None:
@@ -153,7 +153,7 @@ def test_mistake_in_loading_is_one_line(options: dict[str, Any], message: str) -
 def test_watermark_is_checked_where_it_is_chosen() -> None:
     with pytest.raises(kleinod.InputError, match="watermark: 'invisible' is unknown; give robust"):
         kleinod.ProvenanceOptions(watermark="invisible")
-    with pytest.raises(kleinod.InputError, match=r"waterMark: .*did you mean watermark"):
+    with pytest.raises(kleinod.InputError, match=r"'waterMark'; did you mean 'watermark'"):
         kleinod.ProvenanceOptions(waterMark="none")  # type: ignore[call-arg]
 
 

@@ -41,7 +41,7 @@ from kleinod.request import ImageRequest
         ({"prompt": ("a", None)}, "prompt: None is not a string"),
         ({"prompt": "\ud800"}, "prompt: '\\ud800' is not valid Unicode"),
         ({"negative_prompt": None}, "negative_prompt: None is not a string"),
-        ({"prompt": b"x" * 9999}, "prompt: bytes of 9999 bytes is not a string"),
+        ({"prompt": b"x" * 9999}, "prompt: b'xxx"),
         ({"seed": 2**63 - 1, "num_images": 2}, "seed: 9223372036854775807 with 2 images"),
         ({"seed": 2**63 - 3, "prompt": ("a", "b"), "num_images": 2}, "seed: 92233720368547758"),
     ],
@@ -78,5 +78,5 @@ def test_one_reference_counts_as_a_tuple_of_one() -> None:
 
 
 def test_unknown_field_names_the_one_that_is_meant() -> None:
-    with pytest.raises(InputError, match=r"^numimages: .*did you mean num_images\?"):
+    with pytest.raises(InputError, match=r"'numimages'; did you mean 'num_images'"):
         ImageRequest("a", numimages=2)  # type: ignore[call-arg]

@@ -112,7 +112,7 @@ def test_filter_that_crashes_leaves_nothing(
 
 def test_tolerance_outside_is_a_mistake() -> None:
     result = _run("generate", "a fox", "--safety-tolerance", 6)
-    assert result.exit_code == 2 and "safety_tolerance: 6 is not from 0 to 5" in result.stderr
+    assert result.exit_code == 2 and "--safety-tolerance: 6 is not from 0 to 5" in result.stderr
 
 
 def test_evaluation_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

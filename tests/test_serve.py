@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from http_server import SMALL, Server, serving
+from http_server import PATIENCE_SECONDS, SMALL, Server, num_jobs, serving, wait_until
 from typer.testing import CliRunner
 
 from kleinod.cli.app import app
@@ -25,7 +25,9 @@ def run(*arguments: str, code: str = "") -> "subprocess.CompletedProcess[str]":
     """Run `kleinod serve`, in an interpreter prepared by code."""
     program = f"import sys\n{code}\nfrom kleinod.cli import main\nsys.argv[0] = 'kleinod'\nmain()"
     command = [sys.executable, "-c", program, "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
 def _is_one_line(result: "subprocess.CompletedProcess[str]", pattern: str) -> None:
@@ -46,7 +48,7 @@ def test_port_in_use_is_one_line() -> None:
 
 def test_missing_extra_is_one_line() -> None:
     result = run(code="sys.modules['fastapi'] = None")
-    _is_one_line(result, r"serve: the package fastapi is missing; run `pip install 'kleinod\[serve")
+    _is_one_line(result, r"serve: the package fastapi is missing; run `pip install '\.\[serve\]'")
 
 
 @pytest.mark.slow
@@ -84,7 +86,7 @@ def test_log_is_json_with_ids_and_without_prompts(server: Server) -> None:
         wish = SMALL | {"prompt": "an unmistakable prompt"}
         answer = client.post("/v1/mini", json=wish, headers={"X-Request-Id": "find-me"})
         assert answer.status_code == 200
-    time.sleep(0.3)
+    wait_until(lambda: "find-me" in server.log.read_text(), "the request's line")
     text = server.log.read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     found = [line for line in lines if line.get("request_id") == "find-me"]
@@ -134,23 +136,24 @@ def test_answers_while_it_loads_and_finishes_when_it_is_stopped(tmp_path: Path) 
     port = _free_port()
     command = [sys.executable, "-m", "kleinod", "serve", "--port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "KLEINOD_DATA_FOLDER": str(tmp_path)}
+    environment["KLEINOD_FINISH_SECONDS"] = str(PATIENCE_SECONDS)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             assert _states(client)[0] == "loading"
             answers: list[httpx2.Response] = []
-            wish = {"prompt": "a fox", "steps": 60}
+            wish = {"prompt": "a fox", "steps": 100, "size": "256x256"}
 
             def paint() -> None:
-                answers.append(client.post("/v1/images/generations", json=wish, timeout=60))
+                answers.append(client.post("/v1/images/generations", json=wish, timeout=None))
 
             thread = threading.Thread(target=paint)
             thread.start()
-            time.sleep(1)
+            wait_until(lambda: num_jobs(client, "running") == 1, "the job to run")
             process.send_signal(signal.SIGTERM)
             thread.join()
         assert answers[0].status_code == 200
-        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_SECONDS) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
@@ -160,7 +163,7 @@ def test_answers_while_it_loads_and_finishes_when_it_is_stopped(tmp_path: Path) 
 def test_served_in_int8_and_the_picture_says_so(tmp_path: Path) -> None:
     wish = {"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7}
     with (
-        serving(tmp_path, "--quantize", "int8", residency="all") as server,
+        serving(tmp_path, "--quantize", "int8", offload="none") as server,
         server.client() as client,
     ):
         answer = client.post("/v1/images/generations", json=wish)
@@ -174,7 +177,7 @@ def test_served_in_int8_and_the_picture_says_so(tmp_path: Path) -> None:
 def _states(client: httpx2.Client) -> list[str]:
     """What /readyz says until it says ok; /healthz answers all the time."""
     states = []
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while "ok" not in states and time.monotonic() < deadline:
         try:
             states.append(client.get("/readyz").json()["status"])

@@ -130,7 +130,7 @@ def test_several_pictures_have_the_next_seeds(served: Served) -> None:
     [
         ({"request": {"guidance_scale": 3.0}}, "guidance_scale"),
         ({"request": {"width": 65}}, "multiple of 16"),
-        ({"references": (b"no picture",)}, "picture 1 cannot be read"),
+        ({"references": (b"no picture",)}, "cannot read reference 1"),
         ({"output_format": "gif"}, "output_format"),
         ({"request": {"prompt": "x" * 60000}, "output_format": "jpeg"}, "prompt"),
     ],

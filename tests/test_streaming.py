@@ -58,11 +58,11 @@ def test_only_the_blocks_in_use_are_in_memory(tmp_path: Path) -> None:
 def test_streamed_picture_is_the_same(tmp_path: Path) -> None:
     folder = tiny.saved(tmp_path / "klein")
     pictures = [
-        load_sampler(folder, device="cpu", dtype="float32", residency=residency)
+        load_sampler(folder, device="cpu", dtype="float32", offload=offload)
         .generate("a cat", **FIELDS)
         .images[0]
         .image.tobytes()
-        for residency in ("all", "stream")
+        for offload in ("none", "block")
     ]
     assert pictures[0] == pictures[1]
 

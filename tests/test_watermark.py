@@ -105,16 +105,21 @@ def test_edge_of_a_flat_picture_gets_no_more_than_its_surface() -> None:
 
 
 def test_marking_costs_little_beside_writing_the_file() -> None:
-    """Both in turn on this machine; 13 of 446 ms seen at a megapixel, 25 are allowed."""
+    """Both in turn on this machine; 13 of 446 ms seen at a megapixel, 25 are allowed.
+
+    The least of each counts: other programs can make a turn slower, never faster.
+    """
     picture = np.asarray(attacks.picture("astronaut", 1024))
     marking_s, writing_s = [], []
-    for _ in range(3):
+    for _ in range(10):
         start = time.process_time()
         marking.marked(picture, PAYLOAD)
         marking_s.append(time.process_time() - start)
         start = time.process_time()
         Image.fromarray(picture).save(io.BytesIO(), "PNG")
         writing_s.append(time.process_time() - start)
+        if min(marking_s) < 25 / 446 * min(writing_s):
+            return
     assert min(marking_s) < 25 / 446 * min(writing_s)
 
 

@@ -109,7 +109,7 @@ def test_bfloat16_picture_equals_diffusers(
     assert np.abs(mine - theirs).max() <= 1
 
 
-@pytest.mark.skipif(not native.is_usable(), reason="no code of our own here")
+@pytest.mark.usefixtures("compiled_kernels")
 @pytest.mark.parametrize("is_distilled", [True, False], ids=["distilled", "base"])
 def test_bfloat16_picture_of_our_attention_is_as_near_as_diffusers(
     tmp_path: Path, is_distilled: bool, monkeypatch: pytest.MonkeyPatch

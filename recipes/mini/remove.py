@@ -16,13 +16,13 @@ from kleinod.assembly import load_sampler
 from kleinod.sampler import Sampler
 from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
-from kleinod.training.finetune import trainable, write
 from kleinod.training.flow import Flow
 from kleinod.training.icons import Icons
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool, Tools
 from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
 from kleinod.training.scenes import Composer, drawn
+from kleinod.training.trainable import trainable, write
 
 REMOVAL = RemovalRecipe(compiled_size=train.NATIVE)
 # gives back what the first part has harmed: smaller steps, and more of what is kept
@@ -93,7 +93,7 @@ def main() -> None:
     concepts = names.index(concept), names.index(arguments.anchor)
     slug = concept.replace(" ", "-")
     folder = train.RUN / f"removal-{slug}"
-    mini = load_sampler("mini", device="cpu", dtype="float32", residency="all")
+    mini = load_sampler("mini", device="cpu", dtype="float32", offload="none")
     student = trainable(mini)
     for recipe in (replace(REMOVAL, steps=arguments.steps), RECOVERY):
         loop = trained(student, mini, recipe=recipe, icons=icons, concepts=concepts, folder=folder)

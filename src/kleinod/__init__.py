@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from kleinod.version import __version__ as __version__
+
 if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
     from kleinod.errors import (
@@ -29,8 +31,6 @@ if _TYPE_CHECKING:
     from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, GeneratedImage
     from kleinod.session.pipeline import Pipeline, Result, Step, load
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "BlockedImage": "session",

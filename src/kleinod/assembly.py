@@ -22,9 +22,9 @@ from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
+from kleinod.offload import Residents, checked_policy, chosen_policy
 from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
-from kleinod.residency import POLICIES, Residents, chosen_policy
 from kleinod.sampler import Sampler
 from kleinod.weights import files, loading
 from kleinod.weights.files import weight_files
@@ -56,14 +56,14 @@ def load_sampler(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     components: Components | None = None,
-    residency: str = "auto",
+    offload: str = "auto",
     quantize: str | None = None,
     compile: bool | None = None,
     progress: Progress | None = None,
 ) -> Sampler:
     """A sampler of a known model, a folder in the diffusers layout or a transformer's single file.
 
-    Every file is checked here; under `sequential` the weights are read when they are first used.
+    Every file is checked here; under `model` the weights are read when they are first used.
     quantize: "int8" or "fp8" computes the blocks' linears so, not quite the same picture.
     compile: blocks are compiled by torch when they first run; None: on CUDA cards.
     Raises InputError, WeightsError.
@@ -75,17 +75,17 @@ def load_sampler(
     number = _dtype(dtype, info, place)
     paths = model_paths(path, components or Components())
     quantization = _quantization(quantize, place)
-    policy = _policy(residency, paths)
+    policy = _policy(checked_policy(offload), paths)
     is_dear = place.type == "cpu" or quantization == "int8"
-    if residency == "auto" and is_dear and _fits(paths, number, quantization):
+    if offload == "auto" and is_dear and _fits(paths, number, quantization):
         # to map anew takes a tenth of a call, to quantise takes longer than to paint
-        policy = "all"
-    if quantization == "int8" and policy == "stream" and place.type != "cpu":
-        raise InputError("residency: stream takes int8 on the CPU only; give quantize fp8 or none")
+        policy = "none"
+    if quantization == "int8" and policy == "block" and place.type != "cpu":
+        raise InputError("offload: block takes int8 on the CPU only; give quantize fp8 or none")
     is_compiled = compiling.is_wanted(compile, place)
     where = _Place(place, number, policy, quantization, is_compiled)
     _log_slower_products(where)
-    with memory_told(lambda: "set residency to sequential, or take an FP8 or GGUF file"):
+    with memory_told(lambda: "set offload to model, or take an FP8 or GGUF file"):
         return _assembled(paths, info, where, progress or _silent)
 
 
@@ -137,7 +137,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     modules: dict[str, Any] = {}
     for index, name in enumerate(openers):
         progress(name, index / len(openers))
-        modules[name] = residents.use(name) if place.policy == "all" else openers[name]().module
+        modules[name] = residents.use(name) if place.policy == "none" else openers[name]().module
     _check_pair(modules, tokenizer, info, paths)
     progress("ready", 1.0)
     config: TransformerConfig = modules["transformer"].config
@@ -158,7 +158,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
 
 def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> nn.Module:
     """A component with its weights, and what was chosen to make it fast or small."""
-    is_streamed = place.policy == "stream" and place.device.type != "cpu" and not is_autoencoder
+    is_streamed = place.policy == "block" and place.device.type != "cpu" and not is_autoencoder
     home = torch.device("cpu") if is_streamed else place.device
     quantize = "int8" if place.quantization == "int8" and not is_autoencoder else None
     # a laptop's processor convolves bfloat16 numbers hundreds of times slower
@@ -175,7 +175,7 @@ def _loaded(plan: loading.Blueprint, place: _Place, *, is_autoencoder: bool) -> 
         compiling.compile_blocks(made)
     if is_streamed:
         return streaming.streamed(made, list(compiling.blocks(made)), place.device)
-    if place.is_compiled and place.device.type == "cuda" and place.policy == "all":
+    if place.is_compiled and place.device.type == "cuda" and place.policy == "none":
         graphs.record_forward(made, place.device)
     return made
 
@@ -249,8 +249,6 @@ def _check_tokenizer(tokenizer: Tokenizer, text: TextEncoderConfig, path: Path) 
 
 
 def _policy(policy: str, paths: ModelPaths) -> str:
-    if policy not in POLICIES:
-        raise InputError(f"residency: {policy} is unknown; give {', '.join(POLICIES)}")
     parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
 

@@ -1,24 +1,24 @@
 """The models that have a name, what is known of each, and where they lie. No torch, no network."""
 
-import logging
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from kleinod import paths
-from kleinod.config import read_json
+from kleinod.config import RANGES, read_json
 from kleinod.errors import InputError, WeightsError
+from kleinod.request import MAX_PIXELS, MAX_STEPS, MIN_SIDE_PIXELS
 from kleinod.vocabulary import Vocabulary
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "FLUX Non-Commercial License"
 UNKNOWN_LICENSE = "unknown"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -324,13 +324,14 @@ def _folder(own: str, below_own: str, base: str, below_base: str, default: str) 
         return None
 
 
-def describe(name: str | Path, path: Path) -> ModelInfo:
+def describe(name: str | Path, path: Path, *, titles: Iterable[str] = ()) -> ModelInfo:
     """The facts of the model at path: kleinod.json, model_index.json, then the klein values.
 
-    Raises WeightsError.
+    titles: what a single file calls itself in its header. Where nothing tells its variant,
+    `guess_warning` says what was assumed. Raises WeightsError.
     """
     known = known_model(name)
-    is_distilled = known.variant != "base" if known else _is_distilled(path)
+    is_distilled = known.variant != "base" if known else _is_distilled(path, titles)
     info = ModelInfo(
         name=known.name if known else path.stem if path.is_file() else path.resolve().name,
         is_distilled=is_distilled,
@@ -348,35 +349,104 @@ def _updated(info: ModelInfo, file: Path) -> ModelInfo:
     stated: dict[str, Any] = {}
     for name, value in read_json(file).items():
         if name in _CHECKS:
-            if not _CHECKS[name](value):
-                raise WeightsError(f"{file}: {name} is {value!r}; fetch the model again")
+            is_right, limit = _CHECKS[name]
+            if not is_right(value):
+                raise WeightsError(
+                    f"{file}: {name} is {_shown(value)}, not {limit}; fetch the model again"
+                )
             stated[name] = tuple(value) if isinstance(value, list) else value
     return replace(info, **stated)
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value > 0
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:80]}… ({len(text)} letters)"
 
 
-# what kleinod.json may state, and what it must look like
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "name": lambda value: isinstance(value, str),
-    "license": lambda value: isinstance(value, str),
-    "default_size": lambda value: _is_count(value) and value >= 64 and value % 16 == 0,
-    "num_inference_steps": _is_count,
-    "guidance_scale": lambda value: type(value) in (int, float) and value >= 1,
-    "text_layers": lambda value: (
-        isinstance(value, list) and len(value) > 0 and all(_is_count(item) for item in value)
+def _is_count(value: object, least: float, most: float) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_LETTERS and value.isprintable()
+
+
+def _are_layers(value: object) -> bool:
+    """Counted from 1, each after the one before it."""
+    if not isinstance(value, list) or not 0 < len(value) <= 16:
+        return False
+    is_each = all(_is_count(item, 1, RANGES["num_hidden_layers"][1]) for item in value)
+    return is_each and all(a < b for a, b in pairwise(value))
+
+
+_MAX_LETTERS = 200
+_MAX_GUIDANCE = 100
+_MAX_TEXT_TOKENS = 4096
+_MAX_SIDE = math.isqrt(MAX_PIXELS)
+_LINE = f"a line of at most {_MAX_LETTERS} printable letters"
+# What kleinod.json may state, what it must look like (as in a request), and that in words.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_line, _LINE),
+    "license": (_is_line, _LINE),
+    "default_size": (
+        lambda value: _is_count(value, MIN_SIDE_PIXELS, _MAX_SIDE) and value % 16 == 0,
+        f"a multiple of 16 from {MIN_SIDE_PIXELS} to {_MAX_SIDE}",
     ),
-    "max_text_tokens": _is_count,
+    "num_inference_steps": (
+        lambda value: _is_count(value, 1, MAX_STEPS),
+        f"a whole number from 1 to {MAX_STEPS}",
+    ),
+    "guidance_scale": (
+        lambda value: type(value) in (int, float) and 1 <= value <= _MAX_GUIDANCE,
+        f"a number from 1 to {_MAX_GUIDANCE}",
+    ),
+    "text_layers": (_are_layers, "a list of at most 16 rising layers, counted from 1"),
+    "max_text_tokens": (
+        lambda value: _is_count(value, 1, _MAX_TEXT_TOKENS),
+        f"a whole number from 1 to {_MAX_TEXT_TOKENS}",
+    ),
 }
 
 
-def _is_distilled(path: Path) -> bool:
+def named_variant(text: str) -> str | None:
+    """The variant that a name says: "distilled", "base", "kv", a published name, or None."""
+    words = re.split(r"[^a-z0-9]+", text.lower())
+    for word in ("base", "kv", "distilled"):
+        if word in words:
+            return word
+    return "distilled" if "klein" in words else None
+
+
+def name_evidence(path: Path) -> tuple[str, str]:
+    """The repository's name in the hub's cache, empty elsewhere, and the file's or folder's."""
+    hub = _HUB_FOLDER.search(str(path.absolute()))
+    return hub[1] if hub else "", path.name
+
+
+_HUB_FOLDER = re.compile(r"models--[\w.-]+?--([\w.-]+)")
+
+
+def guess_warning(name: str | Path, path: Path, *, titles: Iterable[str] = ()) -> str | None:
+    """What to say of a single file whose variant was guessed: no tensor tells it. None if known."""
+    if known_model(name) or (path / "model_index.json").is_file():
+        return None
+    variant = _named(path, titles)
+    if variant is None:
+        return (
+            f"{path.name}: neither its name nor its contents say whether it is a distilled or a "
+            "base model; taken as distilled"
+        )
+    return f"{path.name}: taken as {variant}, which its name says; nothing else in it does"
+
+
+def _named(path: Path, titles: Iterable[str]) -> str | None:
+    names = (*name_evidence(path), *titles)
+    return next((variant for text in names if (variant := named_variant(text))), None)
+
+
+def _is_distilled(path: Path, titles: Iterable[str]) -> bool:
     index = path / "model_index.json"
     if index.is_file():
         # absent means base: diffusers' own default
         return bool(read_json(index).get("is_distilled", False))
-    guess = "base" if "base" in path.name.lower() else "distilled"
-    _log.warning("%s does not say its variant; taken as %s, from its name", path.name, guess)
-    return guess == "distilled"
+    return _named(path, titles) != "base"

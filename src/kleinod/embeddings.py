@@ -7,7 +7,6 @@ what any process computed. A file's name is a hash of the encoder's fingerprint 
 import contextlib
 import hashlib
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from kleinod import fileio
 
 # 8 MB each for klein-4b, 13 MB for klein-9b
 DEFAULT_CAPACITY = 32
@@ -45,15 +46,11 @@ class EmbeddingStore:
 
     def write(self, prompt: str, embeds: Tensor) -> None:
         """Keep them, then let the least recently used go."""
-        part = self.folder / f"{secrets.token_hex(8)}.part"
-        try:
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.write_bytes(save({"prompt_embeds": embeds.contiguous()}))
-            os.replace(part, self._path(prompt))
+            data = save({"prompt_embeds": embeds.contiguous()})
+            fileio.write_atomic(self._path(prompt), data)
             self._shrink()
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def _path(self, prompt: str) -> Path:
         name = hashlib.sha256(f"{self.fingerprint}\n{prompt}".encode()).hexdigest()
@@ -90,7 +87,8 @@ class EmbeddingCache:
             # clone: a row must not keep the whole batch alive
             computed = {p: row.clone() for p, row in zip(unknown, rows, strict=True)}
             for prompt, row in computed.items():
-                if self.store is not None:
+                # of damaged weights: the files would outlive their repair
+                if self.store is not None and bool(row.isfinite().all()):
                     self.store.write(prompt, row)
             result |= computed
         self._remember(result)

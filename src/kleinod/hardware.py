@@ -19,7 +19,7 @@ class Memory:
     num_bytes: int | None
 
     def policy(self, needed: dict[str, int] | None) -> str | None:
-        """The first residency policy whose bytes fit; None: none does, or it is not known."""
+        """The first offload policy whose bytes fit; None: none does, or it is not known."""
         if needed is None or self.num_bytes is None:
             return None
         return next((name for name, size in needed.items() if size <= self.num_bytes), None)

@@ -5,11 +5,12 @@ and checked they lie in the hub's cache. huggingface-hub does the rest: small fi
 """
 
 import errno
+import glob
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from kleinod import catalog
-from kleinod.errors import InputError, WeightsError
+from kleinod.errors import InputError, KleinodError, WeightsError
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -36,6 +37,11 @@ _LARGE_BYTES = 10_000_000
 _SPARE_BYTES = 500_000_000
 _MAX_ATTEMPTS = 5
 _CHUNK_BYTES = 1 << 20
+_SHOWN_LETTERS = 120
+_MISUNDERSTOOD = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    AssertionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,39 @@ def listing(
 
     with _plain_errors(repository):
         info = HfApi(endpoint=_endpoint()).model_info(repository, files_metadata=True, timeout=20)
-    sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
-    names = _chosen(repository, list(sizes), files)
-    names = [name for name in names if not folders or name.partition("/")[0] in folders]
-    revision = str(info.sha)
-    found = tuple(HubFile(n, sizes[n], _is_cached(repository, n, revision)) for n in sorted(names))
-    return Listing(repository, revision, _license(repository, info), found)
+        sizes = {entry.rfilename: _size(entry.size) for entry in info.siblings or ()}
+        _check_names(repository, sizes)
+        revision = str(info.sha)
+        if not re.fullmatch(r"[0-9A-Za-z]{1,64}", revision):
+            raise InputError(f"name: the hub names the revision {_shown(revision)} of {repository}")
+        names = sorted(_chosen(repository, list(sizes), files))
+        names = [name for name in names if not folders or name.partition("/")[0] in folders]
+        found = tuple(HubFile(n, sizes[n], _is_cached(repository, n, revision)) for n in names)
+        return Listing(repository, revision, _license(repository, info), found)
+
+
+def _size(value: object) -> int:
+    return value if type(value) is int and 0 <= value < 2**60 else 0
+
+
+def _check_names(repository: str, names: Iterable[str]) -> None:
+    """A hub names files inside the repository's folder, or nothing is fetched. Raises InputError.
+
+    Backslashes and drives lead elsewhere on Windows.
+    """
+    for name in names:
+        is_plain = name.isprintable() and not re.search(r"\\|^[A-Za-z]:", name)
+        if not is_plain or any(part in ("", ".", "..") for part in name.split("/")):
+            raise InputError(
+                f"name: the hub lists the file {_shown(name)} in {repository}, which is not a "
+                "path inside it; nothing was fetched, do not trust this repository"
+            )
+
+
+def _shown(text: str) -> str:
+    """What a hub answered, on one line and not long."""
+    line = ascii(text)
+    return line if len(line) <= _SHOWN_LETTERS else f"{line[:_SHOWN_LETTERS]}…"
 
 
 def _chosen(repository: str, names: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -132,7 +165,8 @@ def _license(repository: str, info: "ModelInfo") -> str:
             return known.license
     card = info.card_data
     named = card and (card.get("license_name") or card.get("license"))
-    return str(named or catalog.UNKNOWN_LICENSE)
+    text = str(named or catalog.UNKNOWN_LICENSE)
+    return text if text.isprintable() and len(text) <= _SHOWN_LETTERS else _shown(text)
 
 
 def _is_cached(repository: str, name: str, revision: str) -> bool:
@@ -175,7 +209,7 @@ def download(wanted: Listing, progress: Progress) -> Path:
             revision="main",
             cache_dir=catalog.hub_cache(),
             endpoint=_endpoint(),
-            allow_patterns=[file.name for file in wanted.files],
+            allow_patterns=[glob.escape(file.name) for file in wanted.files],
             max_workers=4,
         )
     return Path(folder)
@@ -188,7 +222,7 @@ def _fetch(wanted: Listing, file: HubFile, progress: Progress) -> None:
 
     url = hf_hub_url(wanted.repository, file.name, revision=wanted.revision, endpoint=_endpoint())
     metadata = get_hf_file_metadata(url, token=None, endpoint=_endpoint())
-    if not metadata.etag or not re.fullmatch(r"[\w.-]+", metadata.etag):
+    if not metadata.etag or not re.fullmatch(r"\w[\w.-]*", metadata.etag):
         return  # the hub names no content; huggingface-hub fetches it without resuming
     blobs = catalog.repository_cache(wanted.repository) / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -288,6 +322,8 @@ def _plain_errors(repository: str) -> Iterator[None]:
     page = f"{_endpoint()}/{repository}"
     try:
         yield
+    except KleinodError:
+        raise
     except errors.GatedRepoError as error:
         raise InputError(
             f"name: {repository} is gated; ask for access at {page}, then set HF_TOKEN to a token "
@@ -312,6 +348,12 @@ def _plain_errors(repository: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError("disk: is full; make room and run it again, it goes on") from error
         raise InputError(f"cache: {catalog.hub_cache()}: {_first_line(error)}; check it") from error
+    # what the library raises at an answer that it does not understand
+    except _MISUNDERSTOOD as error:
+        raise InputError(
+            f"name: the hub's answer about {repository} cannot be used "
+            f"({type(error).__name__}: {_shown(_first_line(error))}); check {page}"
+        ) from error
 
 
 def _answer(status: int, page: str) -> str:
@@ -321,4 +363,4 @@ def _answer(status: int, page: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

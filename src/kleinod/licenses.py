@@ -2,10 +2,10 @@
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from kleinod import fileio
 from kleinod.catalog import config_folder
 from kleinod.errors import InputError
 
@@ -19,14 +19,11 @@ def is_accepted(repository: str, license: str) -> bool:
 def accept(repository: str, license: str) -> None:
     """Remember that it was accepted, and when. Raises InputError."""
     file = acceptances()
-    part = file.with_suffix(".part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         entry = {"license": license, "accepted_at": now}
         text = json.dumps(_accepted() | {repository: entry}, indent=1)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, file)
+        fileio.write_atomic(file, text + "\n")
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error}); set KLEINOD_HOME") from error
 
@@ -38,7 +35,7 @@ def acceptances() -> Path:
 
 def _accepted() -> dict[str, Any]:
     try:
-        values = json.loads(acceptances().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = fileio.read_json(acceptances(), "licenses")
+    except InputError:
         return {}  # asking once more does no harm
     return values if isinstance(values, dict) else {}

@@ -15,10 +15,9 @@ def expand_user(path: str | os.PathLike[str], field: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(
-            f"{field}: {os.fspath(path)} starts with ~ and this user has no home folder; give a "
-            "whole path, or set HOME"
-        ) from error
+        # "Could not determine home directory."
+        reason = str(error).rstrip(".")
+        raise InputError(f"{field}: {os.fspath(path)}: {reason}; give the whole path") from error
 
 
 def path_exists(path: Path, field: str) -> bool:

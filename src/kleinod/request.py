@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kleinod.display import quoted
 from kleinod.errors import InputError
 from kleinod.keywords import check_keywords
 
@@ -139,16 +140,9 @@ def _check_prompts(prompts: object) -> None:
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise InputError(f"{name}: {short_repr(value)} is not a string; give one")
+        raise InputError(f"{name}: {quoted(value)} is not a string; give one")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise InputError(f"{name}: {short_repr(value)} is not valid Unicode; give UTF-8 text")
-
-
-def short_repr(value: object, limit: int = 60) -> str:
-    """A value as an error message quotes it: never longer than `limit` characters."""
-    text = f"{type(value).__name__} of {len(value)} bytes" if isinstance(value, bytes) else ""
-    text = text or repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+        raise InputError(f"{name}: {quoted(value)} is not valid Unicode; give UTF-8 text")
 
 
 def _check_count(name: str, value: int | None, low: int, high: int) -> None:
@@ -156,7 +150,7 @@ def _check_count(name: str, value: int | None, low: int, high: int) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(
-            f"{name}: {short_repr(value)} is not an integer; give one from {low} to {high}"
+            f"{name}: {quoted(value)} is not an integer; give one from {low} to {high}"
         )
     if value < low:
         raise InputError(f"{name}: {value} is under {low}; give at least {low}")
@@ -186,7 +180,7 @@ def _check_guidance(value: float | None) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(
-            f"guidance_scale: {short_repr(value)} is not a finite number; give 1.0 or more"
+            f"guidance_scale: {quoted(value)} is not a finite number; give 1.0 or more"
         )
     if value < 1:
         raise InputError(f"guidance_scale: {value} is under 1; give 1.0 (none) or more")

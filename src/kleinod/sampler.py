@@ -25,6 +25,7 @@ from kleinod.images import OpenedReference
 from kleinod.keywords import check_keywords
 from kleinod.memory import memory_told
 from kleinod.models.tokenizer import Tokenizer
+from kleinod.offload import Residents
 from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.request import MIN_SIDE_PIXELS, ImageRequest, ResolvedRequest, check_size
 from kleinod.request_warnings import (
@@ -33,7 +34,6 @@ from kleinod.request_warnings import (
     request_warnings,
     setting_warnings,
 )
-from kleinod.residency import Residents
 
 _log = logging.getLogger(__name__)
 
@@ -218,8 +218,8 @@ class Sampler:
     def _remedies(self, pictures: str) -> str:
         """What takes less memory than what was tried."""
         remedies = [f"paint fewer or smaller pictures at once than {pictures}"]
-        if self.residents.policy == "all":
-            remedies.append("set residency to sequential")
+        if self.residents.policy == "none":
+            remedies.append("set offload to model")
         if self.quantization is None:
             remedies.append("take an FP8 file, or set quantize to int8")
         return ", ".join(remedies)

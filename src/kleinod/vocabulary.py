@@ -299,5 +299,5 @@ def _size(value: object) -> Size | None:
     if not isinstance(value, list) or len(value) != 2:
         return None
     width, height = value
-    are_sides = all(type(side) is int and 0 < side <= _MAX_SIDE for side in (width, height))
+    are_sides = all(type(side) is int and 0 < side <= _MAX_SIDE for side in value)
     return (width, height) if are_sides else None

@@ -25,7 +25,7 @@ class KleinodEngine:
             plan.model,
             device=plan.device,
             dtype=plan.dtype,
-            residency=plan.residency,
+            offload=plan.offload,
             quantize=plan.quantize,
             compile=plan.compile,
         )
@@ -64,7 +64,7 @@ class KleinodEngine:
             "max_text_tokens": info.max_text_tokens,
             "device": str(device),
             "dtype": dtype_name(self._sampler.dtype),
-            "residency": self._sampler.residents.policy,
+            "offload": self._sampler.residents.policy,
             "quantize": self._sampler.quantization,
             "is_compiled": self._sampler.is_compiled,
             "attention": attention_name(device, self._sampler.dtype, self._sampler.quantization),

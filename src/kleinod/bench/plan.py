@@ -19,7 +19,7 @@ class Plan:
     num_steps: int | None = None
     device: str | None = None
     dtype: str | None = None
-    residency: str = "auto"
+    offload: str = "auto"
     quantize: str | None = None
     compile: bool | None = None
     threads: int | None = None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kleinod.cli.commands import Command, Group
+from kleinod.display import printable
 from kleinod.provenance import audit, audit_reading
 
 _File = Annotated[
@@ -18,10 +20,10 @@ _File = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
-app = typer.Typer(help="Check and count the operator's audit log.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Check and count the operator's audit log.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     file: _File = None,
     *,
@@ -38,12 +40,12 @@ def verify(
     else:
         end = f"{report.num_lines} lines, the last has the hash {report.hash}"
         wrong = (f"WRONG: {line}" for line in report.problems)
-        print("\n".join((*wrong, *report.notes, end)))
+        print("\n".join(map(printable, (*wrong, *report.notes, end))))
     if report.problems:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def summary(
     file: _File = None,
     *,
@@ -58,7 +60,8 @@ def summary(
         told = {"events": dict(found.events), "categories": dict(found.categories), "keys": keys}
         print(jsonlib.dumps({**told, "first": found.first, "last": found.last}))
         return
-    print(f"{sum(found.events.values())} entries, {found.first or '–'} to {found.last or '–'}")
+    first, last = printable(found.first or "–"), printable(found.last or "–")
+    print(f"{sum(found.events.values())} entries, {first} to {last}")
     _print_counts("event", found.events)
     _print_counts("category", found.categories)
     for key, counts in sorted(found.keys.items()):
@@ -67,8 +70,8 @@ def summary(
 
 def _print_counts(title: str, counts: Counter[str]) -> None:
     if counts:
-        print(f"{title}:")
-        print("\n".join(f"{count:9}  {name}" for name, count in counts.most_common()))
+        print(f"{printable(title)}:")
+        print("\n".join(f"{count:9}  {printable(name)}" for name, count in counts.most_common()))
 
 
 def _log(file: Path | None) -> audit.AuditLog:

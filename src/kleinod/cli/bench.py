@@ -13,9 +13,10 @@ import typer
 
 from kleinod import catalog
 from kleinod.bench.plan import Plan
-from kleinod.cli.options import Quiet, taking
+from kleinod.cli.options import Offload, OldOffload, Quiet, known_models, taking
 from kleinod.cli.progress import Report, progress_bars
 from kleinod.errors import InputError
+from kleinod.extras import missing_package
 
 Sizes = Literal["klein-4b", "klein-9b"]
 MAX_CALLS = 1000
@@ -27,7 +28,11 @@ class BenchOptions:
 
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_PATH", help="What to measure. [default: mini]"),
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="What to measure. [default: mini]",
+            autocompletion=known_models,
+        ),
     ] = None
     random_weights: Annotated[
         Sizes | None,
@@ -58,9 +63,8 @@ class BenchOptions:
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
     ] = None
-    residency: Annotated[
-        Literal["auto", "all", "sequential", "stream"], typer.Option(help="Components in memory.")
-    ] = "auto"
+    offload: Offload = "auto"
+    residency: OldOffload = None
     quantize: Annotated[
         Literal["int8", "fp8"] | None, typer.Option(help="Compute kleinod's blocks so.")
     ] = None
@@ -119,9 +123,7 @@ def _check(options: BenchOptions) -> None:
 def _check_peer(options: BenchOptions) -> None:
     missing = [name for name in ("diffusers", "transformers", "accelerate") if not find_spec(name)]
     if missing:
-        raise InputError(
-            f"against: {missing[0]} is not installed; run `pip install 'kleinod[bench]'`"
-        )
+        raise missing_package("against", missing[0], extra="bench")
     if options.model and catalog.find(options.model).is_file():
         raise InputError("against: diffusers reads whole folders only; give one with --model")
 
@@ -151,7 +153,8 @@ def _model(options: BenchOptions, report: Report) -> AbstractContextManager[str 
     return random_model.random_model(
         random_model.RandomModel(name, random_model.SIZES[name], layers),
         options.folder,
-        is_held_whole=bool(options.against) or options.residency == "all",
+        is_held_whole=bool(options.against)
+        or (options.residency or options.offload) in ("none", "all"),
         progress=lambda fraction: report("writing weights", fraction),
     )
 
@@ -163,7 +166,7 @@ def _plan(options: BenchOptions, model: str | Path) -> Plan:
         num_steps=options.steps,
         device=options.device,
         dtype=options.dtype,
-        residency=options.residency,
+        offload=options.residency or options.offload,
         quantize=options.quantize,
         compile=options.compile,
         threads=options.threads,

@@ -34,7 +34,7 @@ def _facts(report: Mapping[str, Any]) -> Iterable[str]:
     side, references = facts["size"], facts["num_references"]
     yield (
         f"{facts['model']}: {side} × {side}, {facts['num_steps']} steps, {references} references, "
-        f"{facts['dtype']} on {facts['device']}, residency {facts['residency']}"
+        f"{facts['dtype']} on {facts['device']}, offload {facts['offload']}"
         + (f", computed in {facts['quantize']}" if facts["quantize"] else "")
         + (", compiled" if facts["is_compiled"] else "")
         + f", attention: {facts['attention']}"

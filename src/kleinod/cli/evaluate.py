@@ -7,12 +7,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kleinod.cli.commands import Command, Group
 from kleinod.cli.evaluate_pictures import pictures, removal
 
 if TYPE_CHECKING:
     from kleinod.safety.evaluation import Outcome
 
-evaluate = typer.Typer(help="Measure how good the parts are.", no_args_is_help=True)
+evaluate = typer.Typer(cls=Group, help="Measure how good the parts are.", no_args_is_help=True)
 
 _UNMEASURED = (
     "Not measured: the picture filters on unsafe pictures (none are part of this project), and "
@@ -20,7 +21,7 @@ _UNMEASURED = (
 )
 
 
-@evaluate.command()
+@evaluate.command(cls=Command)
 def safety(
     *,
     tolerance: Annotated[int, typer.Option(help="As --safety-tolerance, 0 to 5.")] = 2,
@@ -115,5 +116,5 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-evaluate.command()(pictures)
-evaluate.command()(removal)
+evaluate.command(cls=Command)(pictures)
+evaluate.command(cls=Command)(removal)

@@ -1,6 +1,7 @@
 """`kleinod evaluate pictures` and `removal`: how well a model of the built-in kind paints."""
 
 import json as jsonlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from kleinod.cli.output import destination
 from kleinod.cli.progress import progress_bars
+from kleinod.display import printable
 from kleinod.errors import InputError
+from kleinod.provenance.container import FORMATS
 
 if TYPE_CHECKING:
     from kleinod.training.evaluation import Evaluation, Report, Settings
@@ -49,12 +54,14 @@ def pictures(
     runs = {model: own}
     if base is not None:
         runs[base] = Settings(num_inference_steps=50, guidance_scale=3.0)
+    _check_models(*runs)
     done = {name: _evaluated(name, runs[name], count, quiet=quiet) for name in runs}
     if sheet is not None:
         _write_sheet(done[model], sheet)
     scores = {name: evaluation.scores for name, evaluation in done.items()}
     if json:
-        print(jsonlib.dumps({"scores": scores, "ceiling": _ceiling(), "cases": _cases(done)}))
+        facts = {"scores": scores, "ceiling": _ceiling(), "cases": _cases(done)}
+        print(jsonlib.dumps(_finite(facts), allow_nan=False))
     else:
         _print_scores(scores)
 
@@ -81,6 +88,7 @@ def removal(
     from kleinod.training import removal_evaluation
 
     _check_sheet(sheet)
+    _check_models(before, model)
     with progress_bars(quiet=quiet) as report:
         result = removal_evaluation.evaluate(
             concept, (before, model), count=count, repeats=repeats, report=report
@@ -89,7 +97,7 @@ def removal(
         result.sheet.save(sheet)
     if json:
         made = {"concept": concept, "repeats": repeats, "seen": result.seen, "rest": result.rest}
-        print(jsonlib.dumps({**made, "errors": result.errors}))
+        print(jsonlib.dumps(_finite({**made, "errors": result.errors}), allow_nan=False))
         return
     names = ["before", "after"]
     _print_table(f"{concept} seen, % of pictures", result.seen, names)
@@ -100,9 +108,37 @@ def removal(
     _print_table("other objects", others, names)
 
 
+def _check_models(*names: str) -> None:
+    """Raise InputError for a model that is not there, before the first one paints for minutes."""
+    from kleinod import catalog
+    from kleinod.request import Components
+    from kleinod.weights.folders import model_paths
+
+    for name in names:
+        model_paths(catalog.find(name), Components())
+
+
 def _check_sheet(sheet: Path | None) -> None:
-    if sheet is not None and not sheet.parent.is_dir():
+    """Raise InputError for a sheet that could not be written after the evaluation."""
+    if sheet is None:
+        return
+    if not sheet.parent.is_dir():
         raise InputError(f"sheet: the folder {sheet.parent} does not exist; create it first")
+    if sheet.suffix.lower() not in FORMATS or sheet.is_dir():
+        raise InputError(f"sheet: {sheet} is not a picture's name; end it in {', '.join(FORMATS)}")
+    try:
+        destination(sheet)
+    except InputError as error:
+        raise InputError(str(error).replace("output", "sheet", 1)) from error
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
+    """The same with None for NaN, which JSON does not know: a score of too few pictures."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _evaluated(name: str, settings: "Settings", count: int | None, *, quiet: bool) -> "Evaluation":
@@ -164,15 +200,15 @@ def _print_scores(scores: dict[str, dict[str, float]]) -> None:
 def _print_table(title: str, rows: Mapping[str, Sequence[float | None]], names: list[str]) -> None:
     """A column for each name; a third says what the first of two lost against the second."""
     compares = len(names) == 2 and names[0] != "before"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for name in (*names, *(["points lost"] if compares else [])):
-        table.add_column(name, justify="right")
+        table.add_column(Text(printable(name)), justify="right")
     for row, values in rows.items():
         cells = ["–" if value is None else f"{value:.1f}" for value in values]
         if compares and not any(word in row for word in ("error", "frechet")):
             cells.append(_lost(values))
-        table.add_row(row, *cells)
+        table.add_row(Text(printable(row)), *cells)
     Console(highlight=False).print(table)
 
 

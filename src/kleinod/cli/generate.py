@@ -3,20 +3,25 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kleinod.cli import output
+from kleinod.cli.background import load_in_background
 from kleinod.cli.options import GenerateOptions, taking
-from kleinod.cli.progress import Report, progress_bars
+from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.prompts import read_prompt
 from kleinod.cli.stopwatch import Stopwatch
+from kleinod.display import printable
 from kleinod.errors import ModeratedError
 from kleinod.provenance.container import FORMATS
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from kleinod.provenance.facts import ModelFile
     from kleinod.sampler import Sampler
     from kleinod.session import CheckedRequest, GeneratedImage
@@ -35,6 +40,7 @@ class _Written:
     """What --json says of each file, and why other pictures were not written."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
+    pictures: "list[Image.Image]" = field(default_factory=list)
     blocked: list[ModeratedError] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -46,8 +52,9 @@ def generate(options: GenerateOptions) -> None:
     request = _request(options)
     request.validate()
     destinations = _destinations(options)
-    with progress_bars(quiet=options.quiet or options.json) as report:
-        checked = _check(options, request, destinations)
+    with startup_status(quiet=options.quiet or options.json) as report:
+        report("checking", 0)
+        checked = _check(options, request, destinations, watch)
         watch.lap("check")
         sampler, files = _load(options, report, watch)
         written = _generate(checked, sampler, files, destinations, report=report, watch=watch)
@@ -56,13 +63,15 @@ def generate(options: GenerateOptions) -> None:
         _print_json(options, _summary(sampler, written, timings))
     elif not options.quiet:
         _print_report(options, written.files, timings)
+    if options.show and not options.json:
+        _show(written.pictures)
     if written.blocked:
         raise written.blocked[0]
 
 
 def _request(options: GenerateOptions) -> ImageRequest:
     return ImageRequest(
-        options.prompt,
+        read_prompt(options.prompt),
         tuple(options.reference or ()),
         width=options.width,
         height=options.height,
@@ -82,41 +91,52 @@ def _destinations(options: GenerateOptions) -> _Destinations:
 
 
 def _check(
-    options: GenerateOptions, request: ImageRequest, destinations: _Destinations
+    options: GenerateOptions,
+    request: ImageRequest,
+    destinations: _Destinations,
+    watch: Stopwatch,
 ) -> "CheckedRequest":
+    """The request checked; filters load while torch is imported, which takes as long."""
     from kleinod import session  # late: the other commands need none of it
 
-    return session.check(
-        request,
-        session.Session.configured(
-            safety=options.safety,
-            tolerance=options.safety_tolerance,
-            provenance=ProvenanceOptions(
-                watermark=options.watermark,
-                c2pa=options.c2pa == "on",
-                private=options.private,
-                full_hashes=options.full_hashes,
-            ),
+    own = session.Session.configured(
+        safety=options.safety,
+        tolerance=options.safety_tolerance,
+        provenance=ProvenanceOptions(
+            watermark=options.watermark,
+            c2pa=options.c2pa == "on",
+            private=options.private,
+            full_hashes=options.full_hashes,
         ),
-        session.OutputOptions(FORMATS[destinations.pictures.suffix]),
     )
+    kind = session.OutputOptions(FORMATS[destinations.pictures.suffix])
+    session.check_output(request, own.provenance, kind)
+    request = replace(request, reference_images=session.open_references(request.references))
+    watch.lap("check")
+    guard = own.guard
+    if guard is not None:
+        load_in_background(lambda: guard.filters)
+    from kleinod import assembly  # noqa: F401 - torch
+
+    watch.lap("import")
+    return session.check(request, own, kind)
 
 
 def _load(
     options: GenerateOptions, report: Report, watch: Stopwatch
 ) -> "tuple[Sampler, list[ModelFile]]":
     """The model, and its files with their hashes."""
-    from kleinod import assembly  # late: torch takes a second, and a mistake above needs none
+    report("loading", 0)
+    from kleinod import assembly
     from kleinod.provenance import facts
 
-    watch.lap("import")
     components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
     sampler = assembly.load_sampler(
         options.model,
         device=options.device,
         dtype=options.dtype,
         components=components,
-        residency=options.residency,
+        offload=options.residency or options.offload,
         quantize=options.quantize,
         compile=options.compile,
         progress=lambda stage, fraction: report("loading", fraction),
@@ -145,11 +165,13 @@ def _generate(
     timings: dict[str, float] = {}
     count = len(prepared.receipts)
     for step in sampler.steps(prepared.resolved, timings=timings):
-        report("painting", step.index / step.num_steps)
+        report("denoising", step.index / step.num_steps)
         latents = step.latents
     watch.lap("other", timings)
+    report("decoding", 0)
     pictures = sampler.decode(latents)
     watch.lap("decode")
+    report("finishing", 0)
     for one in session.finish(prepared, pictures):
         if isinstance(one, session.BlockedImage):
             written.blocked.append(one.error)
@@ -159,6 +181,7 @@ def _generate(
             receipt = (json.dumps(one.receipt, indent=2) + "\n").encode()
             destinations.receipts.write(receipt, seed=one.seed, index=one.index, count=count)
         written.files.append({"path": str(path), **_facts(one)})
+        written.pictures.append(one.image)
     watch.lap("finish")
     return written
 
@@ -194,6 +217,13 @@ def _whole_path(path: str) -> str:
     return path if path == str(output.STANDARD_OUTPUT) else str(Path(path).absolute())
 
 
+def _show(pictures: "list[Image.Image]") -> None:
+    from kleinod.cli import terminal_image  # late: numpy
+
+    for picture in pictures:
+        terminal_image.show(picture)
+
+
 def _print_json(options: GenerateOptions, summary: dict[str, Any]) -> None:
     # standard output holds the picture where `-o -` was given
     stream = sys.stderr if options.output == output.STANDARD_OUTPUT else sys.stdout
@@ -205,7 +235,7 @@ def _print_report(
 ) -> None:
     stream = sys.stderr if options.output == output.STANDARD_OUTPUT else sys.stdout
     for file in files:
-        print(f"{file['path']}  seed {file['seed']}", file=stream)
+        print(f"{printable(file['path'])}  seed {file['seed']}", file=stream)
     # a stage under 5 ms is in the sum, and no news
     told = {name: value for name, value in timings.items() if value >= 0.005}
     stages = (f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in told.items())

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kleinod.display import printable
+
 if TYPE_CHECKING:
     from kleinod.weights.inspection import Inspection, Part
 
@@ -42,6 +44,7 @@ def _report(inspection: "Inspection") -> dict[str, Any]:
         "components": [_component(part, inspection) for part in inspection.parts],
         "missing": list(inspection.missing),
         "memory_bytes": usage.memory(inspection),
+        "memory_assumes": list(usage.assumed(inspection)),
         "command": usage.command(inspection),
         "notes": list(inspection.notes),
     }
@@ -78,30 +81,31 @@ def _component(part: "Part", inspection: "Inspection") -> dict[str, Any]:
 
 def _print_report(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    console.print(Text(report["what"], style="bold"))
+    console.print(Text(printable(report["what"]), style="bold"))
     facts = {
         "path": report["path"],
         "variant": report["variant_evidence"]
         and f"{report['variant'] or 'unknown'} ({report['variant_evidence']})",
         "licence": report["license"],
         "missing": ", ".join(report["missing"]),
-        "memory": _memory(report["memory_bytes"]),
+        "memory": _memory(report["memory_bytes"], report["memory_assumes"]),
     }
     for name, value in facts.items():
         if value:
-            console.print(Text(f"{name:10}{value}"), soft_wrap=True)
+            console.print(Text(printable(f"{name:10}{value}")), soft_wrap=True)
     for component in report["components"]:
         _print_component(console, component)
     for note in report["notes"]:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+        console.print(Text(printable(f"note: {note}"), style="yellow"), soft_wrap=True)
     if report["command"]:
-        console.print(Text(f"\n{report['command']}"), soft_wrap=True)
+        console.print(Text("\n" + printable(report["command"], limit=4000)), soft_wrap=True)
 
 
 def _print_component(console: Console, component: dict[str, Any]) -> None:
     numbers = (f"{name.replace('_', ' ')} {n}" for name, n in component["numbers"].items())
     details = ", ".join((component["layout"], component["container"], *numbers))
-    console.print(Text(f"\n{component['what']}: {details}"), soft_wrap=True)
+    title = printable(f"{component['what']}: {details}")
+    console.print(Text("\n" + title), soft_wrap=True)
     if not component["groups"]:
         return
     table = Table(box=None, pad_edge=False)
@@ -112,11 +116,11 @@ def _print_component(console: Console, component: dict[str, Any]) -> None:
     for group in (*component["groups"], _total(component)):
         formats = sorted(group["formats"].items(), key=lambda item: -item[1])
         table.add_row(
-            group["layers"],
+            Text(printable(group["layers"])),
             str(sum(group["formats"].values())),
             f"{group['parameters']:,}",
             _size(group["bytes"]),
-            Text("; ".join(f"{stored} × {count}" for stored, count in formats)),
+            Text(printable("; ".join(f"{stored} × {count}" for stored, count in formats))),
         )
     console.print(table)
 
@@ -134,11 +138,13 @@ def _total(component: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _memory(num_bytes: dict[str, int] | None) -> str:
+def _memory(num_bytes: dict[str, int] | None, assumed: list[str]) -> str:
     if num_bytes is None:
         return ""
     policies = ", ".join(f"{name} {_size(value)}" for name, value in num_bytes.items())
-    return f"{policies} (by residency; an estimate)"
+    names = " and ".join(name.replace("_", " ") for name in assumed)
+    rest = f", with the published {names}, not in this file" if names else ""
+    return f"{policies} (by offload; an estimate{rest})"
 
 
 def _size(num_bytes: int) -> str:

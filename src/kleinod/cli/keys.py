@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kleinod.errors import InputError
+from kleinod.cli.commands import Command, Group
+from kleinod.display import printable
+from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
     from kleinod.server.keys import KeyRecord, Keys
 
-keys = typer.Typer(help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True)
+keys = typer.Typer(
+    cls=Group, help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True
+)
 
 _Config = Annotated[
     Path | None,
@@ -27,7 +31,7 @@ _Config = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
-@keys.command()
+@keys.command(cls=Command)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for the list.")],
     *,
@@ -50,7 +54,7 @@ def create(
         print(made.secret)
 
 
-@keys.command("list")
+@keys.command("list", cls=Command)
 def list_keys(*, config: _Config = None, json: _Json = False) -> None:
     """List the keys, without their secrets."""
     with _opened(config) as opened:
@@ -62,10 +66,10 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
         state = f"revoked {record.revoked_at:%Y-%m-%d}" if record.revoked_at else "valid"
         limits = f"{_or(record.max_concurrent)} at once, {_or(record.requests_per_minute)} a minute"
         made = f"{record.created_at:%Y-%m-%d}"
-        print(f"{record.id}  {made}  {state:18}  {limits}  {record.name}")
+        print(f"{record.id}  {made}  {state:18}  {limits}  {printable(record.name)}")
 
 
-@keys.command()
+@keys.command(cls=Command)
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="From `kleinod keys list`.")],
     *,
@@ -75,7 +79,7 @@ def revoke(
     with _opened(config) as opened:
         record = opened.revoke(key_id)
         _audit(record, "key_revoked")
-    print(f"{record.id} ({record.name}) is revoked")
+    print(f"{record.id} ({printable(record.name)}) is revoked")
 
 
 @contextmanager
@@ -84,9 +88,7 @@ def _opened(config: Path | None) -> "Iterator[Keys]":
     try:
         from kleinod.server import database, keys, settings
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"keys: the package {error.name} is missing; run `pip install 'kleinod[serve]'`"
-        ) from error
+        raise missing_package("keys", str(error.name), extra="serve") from error
     opened = database.Database(settings.load(config).database)
     try:
         opened.migrate()

@@ -8,7 +8,7 @@ from kleinod.hardware import Memory
 
 _HEAD = ("NAME", "VARIANT", "FORMAT", "LICENCE", "ON DISK", "MEMORY", "FITS", "WHERE")
 _MIN_COLUMNS, _GAP = 40, 2
-_FITS = {"all": "yes", "sequential": "one at a time", None: "no"}
+_FITS = {"none": "yes", "model": "one at a time", None: "no"}
 
 
 def print_models(rows: list[dict[str, Any]], device: Memory) -> None:
@@ -45,7 +45,7 @@ def _fits(row: dict[str, Any]) -> str:
 def _remark(device: Memory) -> str:
     size = "of unknown size" if device.num_bytes is None else f"of {_size(device.num_bytes)}"
     return (
-        f"memory: an estimate, all components at once/one at a time (--residency sequential); "
+        f"memory: an estimate, all components at once/one at a time (--offload model); "
         f"compared with {device.device} {size}"
     )
 

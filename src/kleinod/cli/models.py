@@ -99,7 +99,7 @@ def _row_of_path(name: str, device: Memory) -> dict[str, Any]:
 
 
 def _memory(path: Path | None) -> dict[str, int] | None:
-    """By residency policy, from the headers; None where they cannot be read."""
+    """By offload policy, from the headers; None where they cannot be read."""
     from kleinod.weights import usage
     from kleinod.weights.inspection import inspected
 

@@ -9,17 +9,21 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 Options = TypeVar("Options")
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:0, mps. Default: the best there is.")
-]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 QuietButPath = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the path.")]
-_RESIDENCY = typer.Option(help="In memory: all components, one at a time, or one block at a time.")
-Residency = Annotated[Literal["auto", "all", "sequential", "stream"], _RESIDENCY]
-ServedResidency = Annotated[Literal["auto", "all", "sequential", "stream"] | None, _RESIDENCY]
+_OFFLOAD = typer.Option(
+    help="What leaves the device while it is not needed: nothing, all components but one (model),"
+    " or all blocks but one (block). Default: by the model's size and the memory."
+)
+Offload = Annotated[Literal["auto", "none", "model", "block"], _OFFLOAD]
+ServedOffload = Annotated[Literal["auto", "none", "model", "block"] | None, _OFFLOAD]
+# the option of version 0.1, for one more release
+OldOffload = Annotated[
+    Literal["auto", "all", "sequential", "stream"] | None, typer.Option("--residency", hidden=True)
+]
 Quantize = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option(
@@ -31,6 +35,26 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile", help="Compile the blocks first. Default: on CUDA cards."
+    ),
+]
+
+
+def known_models(incomplete: str) -> list[str]:
+    """Names of models that begin so, for the shell; it completes paths itself."""
+    from kleinod import catalog
+
+    return [name for name in catalog.KNOWN if name.startswith(incomplete)]
+
+
+def devices(incomplete: str) -> list[str]:
+    """Kinds of devices that begin so, for the shell."""
+    return [name for name in ("cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:0, mps. Default: the best there is.", autocompletion=devices
     ),
 ]
 
@@ -69,7 +93,12 @@ class GenerateOptions:
         ),
     ] = None
     model: Annotated[
-        str, typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path.")
+        str,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A name from `kleinod models`, or a path.",
+            autocompletion=known_models,
+        ),
     ] = "mini"
     text_encoder: Annotated[Path | None, _PART] = None
     autoencoder: Annotated[Path | None, _PART] = None
@@ -94,7 +123,8 @@ class GenerateOptions:
     ] = None
     device: Device = None
     dtype: Dtype = None
-    residency: Residency = "auto"
+    offload: Offload = "auto"
+    residency: OldOffload = None
     quantize: Quantize = None
     compile: Compile = None
     watermark: Annotated[
@@ -123,4 +153,7 @@ class GenerateOptions:
         typer.Option("--full-hashes", help="Hash all of the weights for the receipt, not samples."),
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False
+    show: Annotated[
+        bool, typer.Option("--show/--no-show", help="Draw the picture in a terminal that can.")
+    ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")] = False

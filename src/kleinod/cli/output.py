@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kleinod import fileio
 from kleinod.errors import InputError
 from kleinod.paths import expand_user
 from kleinod.provenance.container import FORMATS
@@ -135,12 +136,7 @@ def _write_standard_output(data: bytes) -> Path:
 
 def _overwrite(path: Path, data: bytes) -> Path:
     """A link is written through."""
-    target = Path(os.path.realpath(path))
-    part = _write_part(target.parent, data)
-    try:
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    fileio.write_atomic(path, data)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
 
 from kleinod import catalog, hub, licenses
 from kleinod.cli.options import QuietButPath
+from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.provenance import audit
 
@@ -73,16 +75,17 @@ def _listings(name: str, files: tuple[str, ...]) -> list[hub.Listing]:
 def _print_files(wanted: hub.Listing) -> None:
     for file in wanted.files:
         note = "  here" if file.is_here else ""
-        print(f"{file.num_bytes / 1e6:12,.2f} MB  {file.name}{note}")
+        print(f"{file.num_bytes / 1e6:12,.2f} MB  {printable(file.name)}{note}")
     total = sum(file.num_bytes for file in wanted.files)
     print(
         f"{total / 1e6:12,.2f} MB  {wanted.repository}, {wanted.missing_bytes / 1e6:,.2f} to fetch"
     )
-    print(f"licence: {wanted.license}")
+    print(f"licence: {printable(wanted.license)}")
 
 
 def _print_license(wanted: hub.Listing) -> None:
-    print(f"{wanted.repository}: {wanted.license} ({wanted.url})", file=sys.stderr)
+    line = printable(f"{wanted.repository}: {wanted.license} ({wanted.url})")
+    print(line, file=sys.stderr)
 
 
 def _accept(wanted: hub.Listing, *, unasked: bool) -> None:
@@ -120,7 +123,8 @@ def _bars(*, quiet: bool) -> Iterator[hub.Progress]:
 
         def report(name: str, num_here: int, num_bytes: int) -> None:
             if name not in tasks:
-                tasks[name] = progress.add_task(name, total=num_bytes)
+                shown = escape(printable(name, limit=100))
+                tasks[name] = progress.add_task(shown, total=num_bytes)
             progress.update(tasks[name], completed=num_here)
 
         yield report

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kleinod.cli import output
-from kleinod.cli.options import Quiet, taking
-from kleinod.cli.progress import Report, progress_bars
+from kleinod.cli.options import Quiet, known_models, taking
+from kleinod.cli.progress import Report, startup_status
+from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.provenance import audit
 from kleinod.provenance.receipt import ProvenanceOptions
@@ -47,7 +48,12 @@ class RepeatOptions:
         typer.Option("-r", "--reference", metavar="PICTURE", help="The references, in order."),
     ] = None
     model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_PATH", help="The model, where it has no name.")
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="The model, where it has no name.",
+            autocompletion=known_models,
+        ),
     ] = None
     text_encoder: Annotated[Path | None, _PART] = None
     autoencoder: Annotated[Path | None, _PART] = None
@@ -78,7 +84,7 @@ def repeat(options: RepeatOptions) -> None:
             "compare with; kleinod verify says what is wrong"
         )
     request = _request(options, old)
-    with progress_bars(quiet=options.quiet or options.json) as report:
+    with startup_status(quiet=options.quiet or options.json) as report:
         checked = _check(options, request, old)
         repeated, new = _reproduce(options, checked, old, report=report)
     from kleinod.provenance import container, repetition
@@ -188,7 +194,7 @@ def _reproduce(
     files = facts.model_files(model, _components(options), full_hashes=full_hashes)
     prepared = session.prepare(checked, sampler, files)
     for step in sampler.steps(prepared.resolved):
-        report("painting", step.index / step.num_steps)
+        report("denoising", step.index / step.num_steps)
         latents = step.latents
     return session.reproduce(prepared, sampler.decode(latents)[0], old)
 
@@ -244,7 +250,8 @@ def _print(options: RepeatOptions, outcome: "Outcome") -> None:
         told = {"verdict": outcome.verdict, "psnr_db": finite, "reasons": list(outcome.reasons)}
         print(json.dumps(told))
     else:
-        print("\n".join((f"{outcome.verdict}{_told(decibels)}", *outcome.reasons)))
+        lines = (f"{outcome.verdict}{_told(decibels)}", *outcome.reasons)
+        print("\n".join(map(printable, lines)))
     if outcome.verdict == repetition.DIFFERENT:
         raise typer.Exit(1)
 

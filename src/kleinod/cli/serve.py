@@ -11,12 +11,11 @@ from kleinod.cli.options import (
     Device,
     Dtype,
     Quantize,
-    ServedResidency,
+    ServedOffload,
+    known_models,
     taking,
 )
-from kleinod.errors import InputError
-
-EXTRA = "kleinod[serve]"
+from kleinod.extras import missing_package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,11 @@ class ServeOptions:
 
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME_OR_PATH", help="A name from `kleinod models`, or a path."),
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="A name from `kleinod models`, or a path.",
+            autocompletion=known_models,
+        ),
     ] = None
     host: Annotated[
         str | None, typer.Option(help="Address to listen at; others than this machine's need keys.")
@@ -39,7 +42,7 @@ class ServeOptions:
     )
     device: Device = None
     dtype: Dtype = None
-    residency: ServedResidency = None
+    offload: ServedOffload = None
     quantize: Quantize = None
     compile: Compile = None
     log_format: Annotated[
@@ -60,8 +63,6 @@ def serve(options: ServeOptions) -> None:
     try:
         from kleinod.server import serving, settings
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"serve: the package {error.name} is missing; run `pip install '{EXTRA}'`"
-        ) from error
+        raise missing_package("serve", str(error.name), extra="serve") from error
     flags = {field.name: getattr(options, field.name) for field in fields(options)}
     serving.serve(settings.load(flags.pop("config"), **flags))

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from kleinod.display import printable
+
 _TITLES = {
     "proved": "Proved (by a signature that holds):",
     "claimed": "Claimed (by whoever made the file):",
     "missing": "Missing:",
     "wrong": "WRONG:",
 }
+# a prompt may be as long as a book; --json prints all of it
+_MAX_CHARACTERS = 600
 
 
 def verify(
@@ -28,6 +32,11 @@ def verify(
     else:
         for name, title in _TITLES.items():
             if summary[name]:
-                print("\n".join((title, *(f"  - {line}" for line in summary[name]))))
+                print("\n".join((title, *(f"  - {_line(text)}" for text in summary[name]))))
     if not summary["intact"]:
         raise typer.Exit(1)
+
+
+def _line(text: str) -> str:
+    """What the file says, on one line; without runs of spaces that would wrap into a new one."""
+    return " ".join(printable(text, limit=_MAX_CHARACTERS).split())

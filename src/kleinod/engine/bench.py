@@ -38,7 +38,7 @@ class Bench:
         self._preview: preview.PreviewMap | None = None
         self._has_no_preview = False
         # one component at a time: nobody joins while others are painted, decoding waits for all
-        self._in_rounds = sampler.residents.policy == "sequential"
+        self._in_rounds = sampler.residents.policy == "model"
 
     @property
     def is_busy(self) -> bool:
@@ -107,7 +107,7 @@ class Bench:
         self._move_painted(shape)
 
     def decode(self) -> None:
-        """Every picture whose steps are done; under `sequential` only when all are."""
+        """Every picture whose steps are done; under `model` only when all are."""
         while self._painted and not (self._in_rounds and self._groups):
             pictures = stages.decodable(self._painted)
             self._painted = [p for p in self._painted if p not in pictures]

@@ -88,7 +88,7 @@ def _size(shape: Shape) -> str:
 
 def _remedy(shape: Shape) -> str:
     fewer = " or fewer references" if shape.reference_grids else ""
-    return f"ask for a smaller picture{fewer}, or load the model with residency sequential"
+    return f"ask for a smaller picture{fewer}, or load the model with offload model"
 
 
 def encode_texts(sampler: Sampler, jobs: Sequence[Job]) -> None:

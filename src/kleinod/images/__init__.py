@@ -7,7 +7,7 @@ a tensor is made, so that a bad reference is refused at once.
 
 from kleinod.images.decoding import BROKEN_FILE, Header, PictureError, open_file
 from kleinod.images.formats import FORMATS as READABLE_FORMATS
-from kleinod.images.formats import MAX_PIXELS
+from kleinod.images.formats import MAX_PIXELS, format_of, has_decoder
 from kleinod.images.opening import (
     COMMAND_LIMITS,
     OpenedReference,
@@ -16,6 +16,7 @@ from kleinod.images.opening import (
     check_header,
     load_image,
     open_reference,
+    printable,
     read_file,
 )
 from kleinod.images.resizing import (
@@ -39,11 +40,14 @@ __all__ = [
     "ReferenceLimits",
     "Source",
     "check_header",
+    "format_of",
+    "has_decoder",
     "load_image",
     "open_file",
     "open_reference",
     "prepare_reference",
     "prepared_size",
+    "printable",
     "read_file",
     "to_images",
     "to_tensor",

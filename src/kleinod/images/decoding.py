@@ -14,9 +14,10 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
@@ -41,6 +42,7 @@ _TRANSPOSITIONS = {
 }
 # PNG's chunks that pixels need (PNG, third edition, table 7)
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+Result = TypeVar("Result")
 _BAND_PIXELS = 2**22
 # bounds memory, and Python's warning filters belong to the whole process
 _ONE_AT_A_TIME = threading.RLock()
@@ -80,32 +82,40 @@ class FileLimits:
 
 def read_header(data: bytes, limits: FileLimits) -> Header:
     """Format, mode and size, nothing decoded, within the limits. Raises PictureError."""
+
+    def read(data: bytes) -> Header:
+        with _opened(data, limits) as opened:
+            return _checked(opened, data, limits)
+
     with _quiet():
-        try:
-            with _opened(data, limits) as opened:
-                return _checked(opened, data, limits)
-        except BROKEN_FILE as error:
-            bare = _without_metadata(data) if isinstance(error, SyntaxError) else None
-            if bare is None or bare == data:
-                raise PictureError(_reason(error, data)) from error
-            return read_header(bare, limits)
+        return _pixels_first(data, read)
 
 
 def decode(data: bytes, limits: FileLimits) -> tuple[Image.Image, Header]:
     """8-bit sRGB, turned as EXIF says, the first frame of an animation. Raises PictureError."""
     with _quiet():
-        try:
-            return _decoded(data, limits)
-        except SyntaxError as error:  # Pillow: a broken header, or a broken chunk beside it
-            bare = _without_metadata(data)
-            if bare is None or bare == data:
-                raise PictureError(_reason(error, data)) from error
+        return _pixels_first(data, lambda data: _decoded(data, limits))
+
+
+@contextmanager
+def open_file(data: bytes, limits: FileLimits = FileLimits()) -> Iterator[ImageFile]:
+    """The picture file as Pillow has it, not decoded, for its metadata. Raises PictureError."""
+    with _quiet(), _pixels_first(data, lambda data: _opened(data, limits)) as opened:
+        yield opened
+
+
+def _pixels_first(data: bytes, read: Callable[[bytes], Result]) -> Result:
+    """Read the file, without its metadata if they are what Pillow fails at."""
+    try:
+        return read(data)
+    except BROKEN_FILE as error:
+        bare = _without_metadata(data) if isinstance(error, SyntaxError) else data
+        if bare != data:
             try:
-                return _decoded(bare, limits)
-            except BROKEN_FILE as second:
-                raise PictureError(_reason(error, data)) from second
-        except BROKEN_FILE as error:
-            raise PictureError(_reason(error, data)) from error
+                return read(bare)
+            except BROKEN_FILE:
+                pass
+        raise PictureError(_reason(error, data)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -116,13 +126,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
             return _finished(image)
         except BROKEN_FILE as error:
             raise PictureError(_reason(error)) from error
-
-
-@contextmanager
-def open_file(data: bytes, limits: FileLimits) -> Iterator[ImageFile]:
-    """The picture file as Pillow has it, for its metadata. Raises PictureError, BROKEN_FILE."""
-    with _quiet(), _opened(data, limits) as opened:
-        yield opened
 
 
 @contextmanager
@@ -145,7 +148,7 @@ def _opened(data: bytes, limits: FileLimits) -> ImageFile:
     elif name not in limits.formats:
         readable = ", ".join(n for n in limits.formats if n in formats.FORMATS)
         raise PictureError(f"a {name} file, not a whole file of {readable}", "save it as one")
-    formats.load_decoder(name)
+    formats.has_decoder(name)
     if name == "JPEG":
         # not Pillow's own choice, which may be MPO: the first picture is the picture
         from PIL.JpegImagePlugin import JpegImageFile
@@ -160,7 +163,7 @@ def _load_plugin(name: str, limits: FileLimits) -> None:
     words, _, package = formats.PLUGINS[name]
     if name not in limits.formats:
         raise PictureError(words, "save it as JPEG or PNG")
-    if not formats.load_decoder(name):
+    if not formats.has_decoder(name):
         raise PictureError(words, f"pip install {package}, or save it as JPEG")
 
 
@@ -245,10 +248,10 @@ def _orientation(image: Image.Image) -> int:
     return stated if isinstance(stated, int) else 1
 
 
-def _without_metadata(data: bytes) -> bytes | None:
-    """A PNG of the chunks that its pixels need; None for other formats and broken lengths."""
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG of the chunks that its pixels need; other formats as they are."""
     if formats.format_of(data) != "PNG":
-        return None
+        return data
     position, kept = 8, [data[:8]]
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")

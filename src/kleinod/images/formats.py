@@ -110,7 +110,7 @@ def _brands(data: bytes) -> list[bytes]:
     return [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
 
 
-def load_decoder(format_name: str) -> bool:
+def has_decoder(format_name: str) -> bool:
     """Import the part of Pillow, or the plugin, that reads a format; False if it is missing."""
     if format_name in _MODULES:
         importlib.import_module(f"PIL.{_MODULES[format_name]}")

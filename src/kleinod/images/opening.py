@@ -166,9 +166,9 @@ def _picture(source: Image.Image | np.ndarray[Any, Any]) -> Image.Image:
 def _label(source: object, name: str | None) -> str | None:
     """What a message calls the source; None where it has no name."""
     if isinstance(source, str | os.PathLike):
-        return shown(os.fspath(source))
+        return printable(os.fspath(source))
     if name:
-        return shown(name)
+        return printable(name)
     return "the picture given" if isinstance(source, Image.Image) else None
 
 
@@ -177,7 +177,7 @@ def _title(source: object) -> str:
     return Path(path).name if isinstance(path, str | os.PathLike) else "picture"
 
 
-def shown(text: str | bytes) -> str:
+def printable(text: str | bytes) -> str:
     """A name on one line, without control characters, cut to a length."""
     text = os.fsdecode(text)
     letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:200])

@@ -14,7 +14,6 @@ where a small product is not right, `kind` is None and the callers use PyTorch.
 """
 
 import ctypes
-import importlib.machinery
 import logging
 import os
 import sys
@@ -100,20 +99,17 @@ def why_unused() -> str | None:
     if not known or known[0] == kind():
         return None
     if _library() is None:
-        return "kleinod was installed without a C compiler"
+        return "kleinod was built without a C compiler"
     return f"{CHOICE} is {chosen}" if chosen else f"the system refuses {known[0]}"
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_native{suffix}")
-        if path.exists():
-            try:
-                return ctypes.CDLL(str(path))
-            except OSError:
-                return None
-    return None
+    # setup.py: it is no Python module, so its name has no version of Python
+    try:
+        return ctypes.CDLL(str(Path(__file__).with_name("_native.so")))
+    except OSError:  # there is none, or it is another platform's
+        return None
 
 
 @cache

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kleinod.models.graph_constants import constant_in_graphs
+
 FLASH3, CUDNN, FLASH, PLAIN = "flash-attention-3", "cudnn", "flash", "plain"
 _HOPPER, _AMPERE = (9, 0), (8, 0)
 _log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _KERNELS[chosen(q.device, q.dtype, q.shape[-1])](q, k, v).flatten(2)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def chosen(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """The kernel's name, found by trying on the first call and logged."""
     key = (device, dtype, head_dim)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.config import AutoencoderConfig
+from kleinod.errors import InputError
 from kleinod.models import striped
 from kleinod.models.attention import attention
 
@@ -156,24 +157,39 @@ class Decoder(_Stack):
 
 
 class Autoencoder(nn.Module):
-    """klein's autoencoder of any width."""
+    """klein's autoencoder of any width, or its decoder alone (`config.has_encoder`)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         c = config.latent_channels
         self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1)
+        self.decoder = Decoder(config)
+        if config.has_encoder:
+            self.encoder = Encoder(config)
+            self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1)
         self.post_quant_conv = nn.Conv2d(c, c, 1)
         self.bn = nn.BatchNorm2d(4 * c, eps=config.batch_norm_eps, affine=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Normalised latents (b, 128, h/16, w/16) of images (b, 3, h, w) in [-1, 1]."""
+        """Normalised latents (b, 128, h/16, w/16) of images (b, 3, h, w) in [-1, 1].
+
+        Raises InputError without an encoder.
+        """
+        self.check_encoder()
         given, images = images.dtype, images.to(self.dtype)
         mean = self.quant_conv(self.encoder(images)).chunk(2, dim=1)[0]
         latents = F.pixel_unshuffle(mean, 2)
         centre, spread = self._statistics(latents)
         return ((latents - centre) / spread).to(given)
+
+    def check_encoder(self) -> None:
+        """Raise InputError where there is a decoder only, for requests with reference pictures."""
+        if not self.config.has_encoder:
+            raise InputError(
+                "reference_images: this autoencoder is a decoder only and cannot read pictures; "
+                "give a whole autoencoder (full_encoder_small_decoder.safetensors has the same "
+                "decoder), or no reference"
+            )
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (b, 3, h, w), about [-1, 1], of normalised latents (b, 128, h/16, w/16)."""
@@ -185,7 +201,7 @@ class Autoencoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The weights'; what is given in another is converted, and what is made, back."""
-        return self.quant_conv.weight.dtype
+        return self.post_quant_conv.weight.dtype
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         variance = self.bn.running_var.to(like) + self.config.batch_norm_eps

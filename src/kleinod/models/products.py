@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kleinod.kernels import native
+from kleinod.models.graph_constants import constant_in_graphs
 
 # of fewer rows a product is a pass over the weight
 _MIN_ROWS = 16
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def has_bfloat16() -> bool:
     """Whether this processor's products of bfloat16 numbers are those of oneDNN."""
     return _asked()

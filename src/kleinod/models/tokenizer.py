@@ -1,6 +1,13 @@
-"""Prompt to token ids: chat template, cut and padded on the right. Source: klein-facts D."""
+"""Prompt to token ids: chat template, cut and padded on the right. Source: klein-facts D.
 
+A tokenizer.json may come from anyone, and may hold expressions that backtrack for hours or
+normalizers that make gigabytes of a word. So only what Qwen's tokenizers are built of is used.
+"""
+
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -21,10 +28,15 @@ _ADDED = (
     "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> "
     "<think> </think>"
 ).split()
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLIT = _CONTRACTIONS + _WORDS
+# with and without English contractions: the built-in model's has none
+_SPLITS = (_SPLIT, _WORDS)
+_MAX_BYTES = 64_000_000
+_MAX_STEPS = 4
+
+T = TypeVar("T")
 
 
 class Tokenizer:
@@ -41,25 +53,38 @@ class Tokenizer:
         """Read tokenizer.json, or vocab.json with the merges.txt beside it. Raises WeightsError."""
         path = Path(path)
         is_apart = path.name == "vocab.json"
-        try:
-            backend = _from_vocabulary(path) if is_apart else _Tokenizer.from_file(str(path))
-        # the library raises nothing narrower
-        except Exception as error:
-            kind = "vocab.json with a merges.txt" if is_apart else "tokenizer.json"
-            raise WeightsError(f"{path}: is no {kind} ({error}); fetch it again") from error
+        kind = "vocab.json with a merges.txt" if is_apart else "tokenizer.json"
+        read = _from_vocabulary if is_apart else _from_json
+        backend = _guarded(lambda: read(path), f"{path}: is not a {kind}", "fetch it again")
+        num_tokens = backend.get_vocab_size(with_added_tokens=True)
         for token in _NEEDED:
-            if backend.token_to_id(token) is None:
+            number = backend.token_to_id(token)
+            if number is None:
                 raise WeightsError(f"{path}: has no {token}; take a Qwen3 tokenizer")
+            if number >= num_tokens:
+                raise WeightsError(
+                    f"{path}: {token} has the number {number} of {num_tokens} tokens; "
+                    "take a Qwen3 tokenizer"
+                )
         return cls(backend, max_length)
 
     @property
     def num_tokens(self) -> int:
-        """Size of the vocabulary, added tokens included."""
+        """Size of the vocabulary, added tokens included; every token's number is below it."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def word_ids(self, text: str) -> list[int]:
-        """The tokens of a text alone, without the template."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        """The tokens of a text alone, without the template. Raises WeightsError."""
+        ids: list[int] = _guarded(
+            lambda: self._backend.encode(text, add_special_tokens=False).ids,
+            "tokenizer: fails at this prompt",
+            "take Qwen3's tokenizer",
+        )
+        if ids and max(ids) >= self.num_tokens:
+            raise WeightsError(
+                f"tokenizer: gives the number {max(ids)} for one of its {self.num_tokens} tokens; "
+                "take Qwen3's tokenizer"
+            )
         return ids
 
     def count(self, prompt: str) -> int:
@@ -78,6 +103,65 @@ class Tokenizer:
             ids[row, : len(words)] = torch.tensor(words)
             mask[row, : len(words)] = 1
         return ids, mask
+
+
+def _guarded(compute: Callable[[], T], problem: str, remedy: str) -> T:
+    """What the library computes. Raises WeightsError for whatever it raises.
+
+    Its errors have no class of their own, and a panic in its Rust code is no Exception: it would
+    end a thread of the server.
+    """
+    try:
+        return compute()
+    except (WeightsError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise WeightsError(f"{problem} ({error}); {remedy}") from error
+
+
+def _from_json(path: Path) -> _Tokenizer:
+    if path.stat().st_size > _MAX_BYTES:
+        raise WeightsError(f"{path}: is over {_MAX_BYTES} bytes; take a Qwen3 tokenizer")
+    backend = _Tokenizer.from_file(str(path))
+    for name, part, is_known in (
+        ("normalizer", backend.normalizer, _is_qwen_normalizer),
+        ("pre_tokenizer", backend.pre_tokenizer, _is_qwen_pre_tokenizer),
+    ):
+        if part is not None and not all(is_known(step) for step in _steps(part)):
+            raise WeightsError(
+                f"{path}: its {name} is not one of Qwen's tokenizers; take a Qwen3 tokenizer"
+            )
+    model = backend.model
+    if not isinstance(model, models.BPE) or model.dropout:
+        raise WeightsError(f"{path}: is not a byte-pair encoding; take a Qwen3 tokenizer")
+    return backend
+
+
+def _steps(part: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - the library's base classes differ
+    """The settings of a part, or of each part of a sequence."""
+    state: dict[str, Any] = json.loads(part.__getstate__())
+    if state.get("type") != "Sequence":
+        return [state]
+    steps = state.get("normalizers") or state.get("pretokenizers") or []
+    return steps if len(steps) <= _MAX_STEPS else [{"type": "too many"}]
+
+
+def _is_qwen_normalizer(step: dict[str, Any]) -> bool:
+    return step.get("type") == "NFC"
+
+
+def _is_qwen_pre_tokenizer(step: dict[str, Any]) -> bool:
+    """Qwen's expression, or the splitting into bytes, whose own expression is the library's."""
+    if step.get("type") == "ByteLevel":
+        return step.get("add_prefix_space") is False
+    pattern = step.get("pattern")
+    return (
+        step.get("type") == "Split"
+        and isinstance(pattern, dict)
+        and pattern.get("Regex") in _SPLITS
+        and step.get("behavior") == "Isolated"
+        and step.get("invert") is False
+    )
 
 
 def _from_vocabulary(path: Path) -> _Tokenizer:

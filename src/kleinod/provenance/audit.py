@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from kleinod import fileio
 from kleinod.catalog import config_folder
 from kleinod.errors import InputError, ModeratedError
 
@@ -121,9 +122,7 @@ class AuditLog:
         return json.dumps(entry, ensure_ascii=True, separators=(",", ":")).encode()
 
     def _write_head(self, line: Line) -> None:
-        part = self.head_path.with_name(self.head_path.name + ".part")
-        part.write_text(f"{line.index + 1} {line.hash}\n", encoding="ascii")
-        os.replace(part, self.head_path)
+        fileio.write_atomic(self.head_path, f"{line.index + 1} {line.hash}\n")
 
     def _key(self) -> bytes:
         path = self.path.with_name(self.path.name + ".key")

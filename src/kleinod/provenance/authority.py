@@ -62,6 +62,12 @@ def identity() -> Identity:
     return _identity(Path(chain), Path(key) if key else None, command)
 
 
+def temporary_identity() -> Identity:
+    """A signer that nobody trusts and that is written nowhere, to try out signing."""
+    private, _, chain = _new_authority()
+    return Identity(chain.decode("ascii"), "es256", key=private.decode("ascii"))
+
+
 def trusted() -> str:
     """PEM of the authorities that are trusted here; may be empty. Makes nothing."""
     own = config_folder() / "signing" / "authority.pem"
@@ -163,6 +169,16 @@ def _own_folder() -> Path:
 
 
 def _write_authority(folder: Path) -> None:
+    private, root, chain = _new_authority()
+    handle = os.open(folder / "key.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(private)
+    (folder / "authority.pem").write_bytes(root)
+    (folder / "certificates.pem").write_bytes(chain)
+
+
+def _new_authority() -> tuple[bytes, bytes, bytes]:
+    """PEM of a signer's private key, of its authority, and of both their certificates."""
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -171,11 +187,8 @@ def _write_authority(folder: Path) -> None:
     leaf = _leaf(key, root, root_key)
     pem = form.Encoding.PEM
     private = key.private_bytes(pem, form.PrivateFormat.PKCS8, form.NoEncryption())
-    handle = os.open(folder / "key.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(private)
-    (folder / "authority.pem").write_bytes(root.public_bytes(pem))
-    (folder / "certificates.pem").write_bytes(leaf.public_bytes(pem) + root.public_bytes(pem))
+    authority = root.public_bytes(pem)
+    return private, authority, leaf.public_bytes(pem) + authority
 
 
 def _root(key: "ec.EllipticCurvePrivateKey") -> "x509.Certificate":

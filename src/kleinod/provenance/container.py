@@ -11,6 +11,11 @@ from kleinod.provenance.receipt import Receipt
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif"}
+# other files whose manifests are read; MPO is Pillow's name of a JPEG that holds several pictures
+READ_MIME = MIME | {
+    **{"MPO": "image/jpeg", "GIF": "image/gif", "TIFF": "image/tiff"},
+    **{"HEIF": "image/heif", "JXL": "image/jxl"},
+}
 LOSSLESS, KEEPS_CHROMA = ("PNG",), ("PNG", "JPEG")
 CHUNK = "kleinod-receipt"
 # one segment of a JPEG holds 65,533 bytes; the receipt without words takes about 3,000

@@ -1,10 +1,9 @@
 """What a receipt says of model and machine: files and their hashes, formats, kernels, versions."""
 
+import contextlib
 import hashlib
 import json
-import os
 import platform
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from kleinod import __version__, catalog
+from kleinod import catalog, fileio
 from kleinod.models.products import told
 from kleinod.provenance.receipt import SCHEMA, ProvenanceOptions, Receipt, pixels_sha256
 from kleinod.quantization import int8
 from kleinod.request import Components, ResolvedRequest
 from kleinod.sampler import Sampler
+from kleinod.version import __version__
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import model_paths
@@ -86,13 +86,9 @@ class _KnownHashes:
         """Never an obstacle: what cannot be written is computed again."""
         if self._file is None or not self._is_new:
             return
-        part = self._file.with_name(f"{secrets.token_hex(8)}.part")
-        try:
+        with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(part, self._file)
-        except OSError:
-            part.unlink(missing_ok=True)
+            fileio.write_atomic(self._file, json.dumps(self._known))
 
     def _read(self) -> dict[str, str]:
         try:

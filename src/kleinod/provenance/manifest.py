@@ -14,22 +14,18 @@ from typing import Any
 
 from PIL import Image
 
-from kleinod import __version__
 from kleinod.errors import InputError, KleinodError, SigningError
 from kleinod.provenance import frame
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.authority import Identity, trusted
-from kleinod.provenance.container import MIME
-from kleinod.provenance.ingredients import Ingredient
+from kleinod.provenance.container import MIME, READ_MIME
+from kleinod.provenance.ingredients import SETTINGS, Ingredient
 from kleinod.provenance.receipt import Receipt
+from kleinod.version import __version__
 
 GENERATOR = "kleinod"
 RECEIPT_LABEL = "io.kleinod.receipt"
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_SETTINGS = {
-    "builder": {"thumbnail": {"enabled": False}},
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
-}
 
 
 @lru_cache
@@ -90,10 +86,10 @@ def _sign(
 
     out = io.BytesIO()
     try:
-        context = c2pa.Context(c2pa.Settings.from_dict(_SETTINGS))
+        context = c2pa.Context(c2pa.Settings.from_dict(SETTINGS))
         with c2pa.Builder(definition, context) as builder, _signer(identity) as signer:
             for index, reference in enumerate(references):
-                mime, stream = MIME[reference.format_name], io.BytesIO(reference.data)
+                mime, stream = READ_MIME[reference.format_name], io.BytesIO(reference.data)
                 facts = {"title": reference.title, "label": _label(index), "format": mime}
                 facts["relationship"] = "componentOf" if index else "parentOf"
                 builder.add_ingredient(facts, mime, stream)
@@ -165,10 +161,10 @@ def judged(data: bytes, format_name: str) -> Verdict:
     import c2pa
 
     anchors = trusted()
-    settings = _SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
+    settings = SETTINGS | ({"trust": {"trust_anchors": anchors}} if anchors else {})
     context = c2pa.Context(c2pa.Settings.from_dict(settings))
     try:
-        with c2pa.Reader(MIME[format_name], io.BytesIO(data), context=context) as reader:
+        with c2pa.Reader(READ_MIME[format_name], io.BytesIO(data), context=context) as reader:
             report = json.loads(reader.json())
             detail = json.loads(reader.detailed_json()) if len(report["manifests"]) > 1 else {}
     except c2pa.C2paError.ManifestNotFound:
@@ -176,7 +172,8 @@ def judged(data: bytes, format_name: str) -> Verdict:
     except c2pa.C2paError as error:
         return Verdict("invalid", (f"the manifest cannot be read: {error}",))
     verdict = _verdict(report)
-    if verdict.state == "invalid" or verdict.generator.split(" ")[0] != GENERATOR:
+    is_ours = verdict.generator.split(" ")[0] == GENERATOR and format_name in MIME
+    if verdict.state == "invalid" or not is_ours:
         return verdict
     brands = frame.first_box(data).hex() if format_name == "AVIF" else ""
     is_whole = frame.is_as_written(data, format_name, hashes=_hashes_of_references(detail))

@@ -4,7 +4,6 @@ Proved is only what a valid signature covers. A receipt without one, and a water
 whoever wants can write them.
 """
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 
 from kleinod import images
 from kleinod.errors import InputError
+from kleinod.images import PictureError
 from kleinod.provenance import container, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.manifest import Verdict
@@ -43,6 +43,7 @@ class Evidence:
     reference_mark: ReferenceReading
     written: Receipt | None
     faults: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
 
     @property
     def receipt(self) -> Receipt | None:
@@ -63,40 +64,49 @@ class Findings:
 def evidence(path: Path) -> Evidence:
     """Read a picture file and all that it says of itself. Raises InputError."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"picture: cannot read {path} ({reason}); give a file") from error
-    format_name, written, faults = _opened(data, path)
-    known = format_name in container.MIME
-    verdict = manifest.judged(data, format_name) if known else Verdict("none")
+        data = images.read_file(path, max_bytes=images.COMMAND_LIMITS.max_bytes)
+        format_name, written, faults = _metadata(data)
+    except PictureError as error:
+        name = images.printable(str(path))
+        raise InputError(
+            f"picture: {name} cannot be read ({error.reason}); {error.remedy}"
+        ) from error
+    is_known = format_name in container.READ_MIME
+    verdict = manifest.judged(data, format_name) if is_known else Verdict("none")
+    gaps: list[str] = []
     image, marks = None, (Reading(False, None, 0.0, 1.0), ReferenceReading(0))
     try:
-        image = images.load_image(path)
+        image = images.open_reference(data, name=path.name, field="picture").image
         marks = watermark.read(image), reference_mark.read(image)
     except InputError as error:
-        faults.append(f"The pixels cannot be read ({error.__cause__}).")
-    return Evidence(image, format_name, verdict, *marks, written, tuple(faults))
+        is_readable = images.has_decoder(format_name)
+        if not is_readable and verdict.state == "none":
+            raise  # nothing at all is known of it
+        if is_readable:
+            faults.append(f"The pixels cannot be read ({getattr(error.__cause__, 'reason', '')}).")
+        else:
+            gaps.append(f"The pixels: {error.__cause__}.")
+    return Evidence(image, format_name, verdict, *marks, written, tuple(faults), tuple(gaps))
 
 
-def _opened(data: bytes, path: Path) -> tuple[str, Receipt | None, list[str]]:
-    """Format, receipt in the metadata, and what is wrong with that."""
-    try:
-        with Image.open(io.BytesIO(data), formats=images.READABLE_FORMATS) as picture:
-            format_name = str(picture.format)
-            try:
-                return format_name, container.receipt_in(picture), []
-            except InputError as error:
-                return format_name, None, [str(error)]
-            except (ValueError, TypeError, KeyError, SyntaxError):  # metadata that lies
-                return format_name, None, ["the metadata is damaged"]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"picture: {path} is no whole picture ({error})") from error
+def _metadata(data: bytes) -> tuple[str, Receipt | None, list[str]]:
+    """Format, receipt in the metadata, and what is wrong with that. Raises PictureError."""
+    format_name = images.format_of(data)
+    if format_name is not None and not images.has_decoder(format_name):
+        return format_name, None, []
+    with images.open_file(data) as picture:
+        name = str(format_name)
+        try:
+            return name, container.receipt_in(picture), []
+        except InputError as error:
+            return name, None, [str(error)]
+        except images.BROKEN_FILE:  # somebody's broken EXIF says nothing about the picture
+            return name, None, []
 
 
 def findings(found: Evidence) -> Findings:
     """The evidence in plain words."""
-    result = Findings(wrong=list(found.faults))
+    result = Findings(wrong=list(found.faults), missing=list(found.gaps))
     _judge_manifest(found, result)
     _judge_receipt(found, result)
     if found.image is not None:

@@ -47,14 +47,17 @@ class Int8Rows:
 
 
 def quantized(x: Tensor) -> Int8Rows:
-    """Rows of x (rows, columns) as codes; a row of zeros has the scale 1."""
+    """Rows of x (rows, columns) as codes; a row of zeros has the scale 1.
+
+    A row that holds NaN or infinity has such a scale, so that it does not pass for numbers.
+    """
     codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     scale = torch.empty(len(x), 1, device=x.device)
     step = max(1, _NUMBERS_AT_ONCE // x.shape[1]) if x.device.type == "cpu" else len(x)
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         largest = _magnitude(x[rows])
-        scale[rows] = torch.where(largest > 0, largest / LARGEST, 1.0)
+        scale[rows] = torch.where(largest == 0, 1.0, largest / LARGEST)
         codes[rows] = x[rows].to(torch.float32, copy=True).div_(scale[rows]).round_()
     return Int8Rows(codes, scale)
 
@@ -92,6 +95,11 @@ class Int8Linear(nn.Module):
         elif self.is_tiled:
             codes = [native.int8_tiles(rows) for rows in codes]
         self.register_buffer("codes", None if self._packs else torch.cat(codes))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights are: the scale of a row that is not tells."""
+        return bool(torch.isfinite(self.channel_scale).all())
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, out)."""

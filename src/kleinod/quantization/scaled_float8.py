@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.errors import WeightsError
 from kleinod.models.products import JoinedLinear
 from kleinod.quantization.float8 import Float8Weight
 from kleinod.quantization.stored import StoredLinear
@@ -40,6 +41,13 @@ class ScaledFloat8Linear(nn.Module):
         self.register_buffer("scale", scale.float().reshape(1, -1))
         static = None if input_scale is None else input_scale.float().reshape(1, 1)
         self.register_buffer("input_scale", static)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights and scales are: E4M3 has one code for NaN, of either sign."""
+        has_nan = ((self.codes.view(torch.uint8) & 0x7F) == 0x7F).any()
+        scales = [self.scale] if self.input_scale is None else [self.scale, self.input_scale]
+        return not has_nan and all(bool(torch.isfinite(scale).all()) for scale in scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, columns) to (…, rows), in x's dtype."""
@@ -79,6 +87,7 @@ def with_float8_products(module: nn.Module) -> int:
 
     FP8 files keep their codes and scales; 16- and 32-bit weights are rounded row by row. Other
     stored formats stay as they are: rounding them once more would lose more.
+    Raises WeightsError where a weight or a scale is not finite.
     """
     swapped = {
         name: new
@@ -86,6 +95,10 @@ def with_float8_products(module: nn.Module) -> int:
         if name.startswith(_BLOCKS) and (new := _swapped(old)) is not None
     }
     for name, new in swapped.items():
+        if not new.is_finite:
+            raise WeightsError(
+                f"model: weight {name}.weight holds NaN or infinity; fetch the model again"
+            )
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, new)
     return len(swapped)

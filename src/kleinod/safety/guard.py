@@ -83,6 +83,8 @@ def _verdicts(
     """What stops the request; if nothing does, the verdict that came nearest."""
     try:
         scores = {str(name): float(score) for name, score in one.scores(moment, subject).items()}
+    except InputError:  # a prompt that takes too long
+        raise
     # a filter may come from anyone; whatever goes wrong in it must close the door
     except Exception as error:
         raise FilterError(_message(one.name, "crashed", error)) from error
@@ -154,5 +156,7 @@ def _checked(one: Filter) -> Filter:
 
 def _message(name: str, what: str, error: Exception) -> str:
     # the kind only for a crash: its text may hold words of the prompt
-    why = f"{type(error).__name__}: {error}" if what == "cannot load" else type(error).__name__
+    why = type(error).__name__
+    if what == "cannot load":
+        why = str(error) if isinstance(error, FilterError) else f"{why}: {error}"
     return f"safety filter {name} {what} ({why}); {_REMEDY}"

@@ -1,8 +1,12 @@
-"""Networks in ONNX files, on the CPU. Knows nothing of what they judge."""
+"""Networks in ONNX files, on the CPU. Knows nothing of what they judge.
+
+onnxruntime is imported here and nowhere else, because its telemetry has to be off before that.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +18,7 @@ class Network:
     """A network ready to run, on at most two threads."""
 
     def __init__(self, file: Path) -> None:
-        import onnxruntime  # late: it takes a tenth of a second
-
+        onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(2, os.cpu_count() or 1)
         # waiting threads must not burn what the picture needs
@@ -34,3 +37,17 @@ class Network:
         """The first output."""
         result: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
         return result
+
+
+def _onnxruntime() -> Any:  # noqa: ANN401 - a module without types
+    """The library with its telemetry off; whoever sets the variable to 0 has it on.
+
+    Since 1.29 its wheels report to Microsoft: as it is loaded it writes an id of the installation
+    and a queue of events under ~/.cache/Microsoft, and sends them later. Its own switch,
+    disable_telemetry_events(), comes too late. Where CI is set, it is silent by itself.
+    """
+    if not os.environ.get("ORT_DISABLE_TELEMETRY"):  # an empty value means on
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime  # late: it takes a tenth of a second
+
+    return onnxruntime

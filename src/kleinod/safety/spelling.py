@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 
+from kleinod.safety.budget import Budget
+
 # Cyrillic, Greek, Armenian and Latin letters that look like a Latin one, after casefold
 _LOOK_ALIKES = {
     pair[0]: pair[1]
@@ -25,6 +27,8 @@ _BADGES = {
     for index in range(26)
 }
 _LETTERS = str.maketrans({**_LOOK_ALIKES, **_BADGES, "æ": "ae", "œ": "oe", "’": "'", "`": "'"})
+# Arabic phrases in one sign, which NFKD writes out in 18 and 8 letters: no disguise of any word
+_PHRASES = str.maketrans("\ufdfa\ufdfb", "  ")
 _LEET = str.maketrans("013456789@$!|+€£¢()", "oieasgtbgasiltelccd")
 _LEET_SIGNS = "@$!|+€£¢("
 # a word, or a letter between signs that stand for letters
@@ -39,9 +43,22 @@ _MIN_SLIP, _MIN_TWO_SLIPS = 5, 10
 
 def plain(text: str) -> str:
     """Lower-case letters without accents, look-alikes and invisible characters; signs stay."""
-    decomposed = unicodedata.normalize("NFKD", text).casefold()
-    kept = "".join(c for c in decomposed if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
-    return unicodedata.normalize("NFKC", kept.translate(_LETTERS))
+    # marks go first: Python sorts a run of combining marks in the square of its length
+    decomposed = unicodedata.normalize("NFKD", _without_marks(text).translate(_PHRASES)).casefold()
+    return unicodedata.normalize("NFKC", _without_marks(decomposed).translate(_LETTERS))
+
+
+def _without_marks(text: str) -> str:
+    """A text without combining marks and invisible characters."""
+    if text.isascii():
+        return text
+    removed = {ord(c): None for c in set(text) if _is_mark(c)}
+    return text.translate(removed) if removed else text
+
+
+def _is_mark(character: str) -> bool:
+    is_combining = unicodedata.combining(character) != 0
+    return is_combining or unicodedata.category(character) in ("Mn", "Me", "Cf")
 
 
 class Speller:
@@ -59,16 +76,24 @@ class Speller:
         for word in sorted(slipped):
             if len(word) >= _MIN_SLIP:
                 self._by_first.setdefault(word[0], []).append(word)
+        # longer tokens are no watched word, nor two known ones, however they are written
+        self._longest = max(map(len, self._known | self._watched), default=0)
         # a server sees many prompts
         self._slip_of = lru_cache(maxsize=4096)(self._slip)
 
-    def readings(self, text: str) -> tuple[str, ...]:
-        """Words with single spaces: as they stand, and as they may be meant."""
+    def readings(self, text: str, budget: Budget | None = None) -> tuple[str, ...]:
+        """Words with single spaces: as they stand, and as they may be meant.
+
+        Raises InputError where the budget is spent.
+        """
+        budget = budget or Budget()
         text = _POSSESSIVE.sub("", plain(text))
         words = [" ".join(_words(token)) for token in _TOKEN.findall(text)]
         joined = _SPACED.sub(lambda found: self._joined(found[0]), text)
-        meant = [self._meant(token) for token in _TOKEN.findall(joined)]
-        meant = list(self._rejoined([word for one in meant for word in one.split()]))
+        tokens = _TOKEN.findall(joined)
+        # a prompt repeats its words, and may be made of one ligature that stands for four
+        meanings = {token: self._meant(token, budget).split() for token in set(tokens)}
+        meant = list(self._rejoined([word for token in tokens for word in meanings[token]]))
         return tuple(dict.fromkeys((" ".join(words), " ".join(meant))))
 
     def _joined(self, spaced: str) -> str:
@@ -81,15 +106,18 @@ class Speller:
                 return f"{letters[:start]} {inner} {letters[len(letters) - end :] if end else ''}"
         return letters
 
-    def _meant(self, token: str) -> str:
+    def _meant(self, token: str, budget: Budget) -> str:
         """The word behind a token, or its words."""
+        budget.check()
         if token in self._known or token in self._watched or token.isdigit():
             return token
         for guess in _guesses(token):
             if guess in self._watched or guess in self._known:
                 return guess
-        letters = "".join(_words(token))
-        return self._masked(token) or self._slip_of(letters) or " ".join(_words(token))
+        words = " ".join(_words(token))
+        if len(token) > 2 * self._longest:
+            return words
+        return self._masked(token) or self._slip_of(words.replace(" ", "")) or words
 
     def _masked(self, token: str) -> str | None:
         """n*de: a sign stands for one letter or more, at least half are there."""

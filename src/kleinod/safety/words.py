@@ -15,7 +15,9 @@ from typing import Any, Self
 
 from PIL import Image
 
+from kleinod import fileio
 from kleinod.errors import InputError
+from kleinod.safety.budget import Budget
 from kleinod.safety.spelling import Speller, plain
 from kleinod.safety.verdicts import DENIED, PROMPT
 
@@ -99,12 +101,14 @@ class Rules:
                 text = phrase.pattern.sub(stand_in, text)
         return text
 
-    def scores(self, reading: str) -> dict[str, float]:
-        """The best score of each category that has one."""
+    def scores(self, reading: str, budget: Budget | None = None) -> dict[str, float]:
+        """The best score of each category that has one. Raises InputError: the budget is spent."""
+        budget = budget or Budget()
         reading = self.without_harmless(reading)
 
         @cache
         def has(name: str) -> bool:
+            budget.check()
             return any(phrase.is_in(reading) for phrase in self.phrases[name])
 
         scores: dict[str, float] = {}
@@ -139,9 +143,9 @@ class Words:
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
         """The best score of each category over the prompt's readings."""
         assert isinstance(subject, str)
-        scores: dict[str, float] = {}
-        for reading in self._speller.readings(subject):
-            for category, score in self.rules.scores(reading).items():
+        budget, scores = Budget(), dict[str, float]()
+        for reading in self._speller.readings(subject, budget):
+            for category, score in self.rules.scores(reading, budget).items():
                 scores[category] = max(score, scores.get(category, 0.0))
         return scores
 
@@ -162,10 +166,7 @@ class DenyList:
     @classmethod
     def read(cls, file: Path) -> Self:
         """A list from its file. Raises InputError."""
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"deny_list: cannot read {file} ({error}); give UTF-8 text") from error
+        lines = fileio.read_text(file, "deny_list").splitlines()
         phrases = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not any(re.search(r"[^\W_]", plain(phrase)) for phrase in phrases):
             raise InputError(f"deny_list: {file} holds no phrase; write one a line")

@@ -92,7 +92,7 @@ class JobExecutor:
             model,
             device=settings.device,
             dtype=settings.dtype,
-            residency=settings.residency,
+            offload=settings.residency or settings.offload,
             quantize=settings.quantize,
             compile=settings.compile,
         )

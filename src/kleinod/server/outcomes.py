@@ -8,7 +8,8 @@ from PIL import Image
 from kleinod.errors import ModeratedError
 from kleinod.safety.verdicts import TOLERANT
 from kleinod.server.claims import Outcome
-from kleinod.server.jobs import JobStatus
+from kleinod.server.jobs import Job, JobStatus
+from kleinod.server.storage import Storage
 
 _PREVIEW_QUALITY = 80
 
@@ -29,6 +30,18 @@ def openai_hint(categories: Sequence[str]) -> str:
     """Which of OpenAI's settings moves what stopped a request; empty where none does."""
     is_movable = bool(categories) and set(categories) <= set(TOLERANT)
     return ' moderation: "low" is less strict.' if is_movable else ""
+
+
+def result_path(job: Job, attempt: int, index: int) -> str:
+    """Where a picture lies: an attempt's own place, which no other server writes over."""
+    return f"results/{job.id}/{attempt}-{index}.{job.output_format}"
+
+
+def remove_earlier(storage: Storage, job: Job) -> None:
+    """Remove what attempts before this one have left: there is one result. Raises OSError."""
+    for attempt in range(1, job.attempts):
+        for index in range(job.request["num_images"]):
+            storage.remove(result_path(job, attempt, index))
 
 
 def preview_jpeg(preview: Image.Image) -> bytes:

@@ -6,19 +6,19 @@ docs/service.md lists them from here; a test compares. Knows nothing of what is 
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kleinod import catalog
+from kleinod import catalog, fileio
 from kleinod.errors import InputError
 from kleinod.request import MAX_PIXELS
+from kleinod.server.urls import normal_origin
 
 PREFIX = "KLEINOD_"
 FILE_NAME = "kleinod.toml"
@@ -45,8 +45,13 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Number format; the model's"
     )
-    residency: Literal["auto", "all", "sequential", "stream"] = Field(
-        "auto", description="In memory: all components, one at a time, or one block at a time"
+    offload: Literal["auto", "none", "model", "block"] = Field(
+        "auto",
+        description="What leaves the device while it is not needed: nothing, all components but"
+        " one, or all blocks but one",
+    )
+    residency: Literal["auto", "all", "sequential", "stream"] | None = Field(
+        None, description="Old name and words of offload, for one more release"
     )
     quantize: Literal["int8", "fp8"] | None = Field(
         None, description="Compute in int8 or fp8: faster, not quite the same picture"
@@ -59,6 +64,13 @@ class Settings(BaseSettings):
     port: int = Field(8686, ge=0, le=65535, description="Port to listen at; 0: a free one")
     public_url: str | None = Field(
         None, description="What clients call this server, for the URLs in answers; from the request"
+    )
+
+    cors_origins: tuple[str, ...] = Field(
+        (), description='Web pages elsewhere that may call, such as ["https://app.example.com"]'
+    )
+    accept_openai_models: bool | None = Field(
+        None, description="gpt-image-1, dall-e-3 … mean the first model; true if it is the only one"
     )
 
     database_url: str | None = Field(
@@ -130,6 +142,16 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="Prompts in the log")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people or programs")
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _normal_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """As browsers send them; `*` is every page, for servers with keys."""
+        found = {one: one if one == "*" else normal_origin(one.rstrip("/")) for one in origins}
+        for given, origin in found.items():
+            if origin is None:
+                raise ValueError(f"{given!r} is no origin; give one such as https://example.com")
+        return tuple(origin for origin in found.values() if origin is not None)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -199,10 +221,7 @@ def _found() -> Path | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        stated = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"settings: {file} cannot be read ({error}); mend or move it") from error
+    stated = fileio.read_toml(file, "settings")
     for name in stated:
         if name not in Settings.model_fields:
             raise InputError(f"{file}: {name} is no setting; {_nearest(name)}")

@@ -1,15 +1,22 @@
 """Pictures by name: a folder, or any store that fsspec knows. Whole or not at all. It blocks."""
 
 import contextlib
-import os
+import logging
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from kleinod import fileio
 from kleinod.errors import InputError
+
+# waits before a picture is written again
+RETRY_SECONDS = (0.5, 2.0)
+
+_log = logging.getLogger(__name__)
 
 
 class Storage:
@@ -47,6 +54,18 @@ class Storage:
             with _told_as_os_error():
                 self._files.pipe_file(self._path(name), data)
 
+    def write_surely(self, name: str, data: bytes) -> None:
+        """Write, again after a pause where the store fails: a picture took long to paint."""
+        for pause in RETRY_SECONDS:
+            try:
+                self.write(name, data)
+            except OSError as error:
+                _log.warning("storage: %s is not written (%s); trying again", name, error)
+                time.sleep(pause)
+            else:
+                return
+        self.write(name, data)
+
     def read(self, name: str) -> bytes | None:
         """What was written; None if nothing is there."""
         with contextlib.suppress(FileNotFoundError), _told_as_os_error():
@@ -76,13 +95,4 @@ def _told_as_os_error() -> Iterator[None]:
 def _write_file(path: Path, data: bytes) -> None:
     """Through another name in the same folder, on the disk before it has its own."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{secrets.token_hex(8)}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    fileio.write_atomic(path, data, sync=True)

@@ -6,13 +6,13 @@ from functools import partial
 
 from PIL import Image
 
-from kleinod import __version__
 from kleinod.errors import InputError, ModeratedError, SigningError
 from kleinod.provenance import audit, container, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.receipt import Receipt
 from kleinod.session.prepare import PreparedRequest, Signing, recorded_blocks
 from kleinod.session.results import BlockedImage, GeneratedImage
+from kleinod.version import __version__
 
 _log = logging.getLogger(__name__)
 

@@ -21,14 +21,13 @@ from kleinod import assembly, preview
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
 from kleinod.keywords import check_keywords
-from kleinod.progress import show_progress
+from kleinod.progress import progress_line
 from kleinod.provenance import facts
 from kleinod.provenance.container import FORMATS
 from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 from kleinod.request_warnings import RequestWarning
-from kleinod.residency import offload_policy
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 from kleinod.sampler import Sampler
 from kleinod.session.finish import finish
@@ -165,7 +164,7 @@ class Pipeline:
         """
         arguments = {key: value for key, value in locals().items() if key not in _NOT_STREAMS}
         stream = self.stream(**arguments)
-        with show_progress(progress) as report:
+        with progress_line(progress) as report:
             for step in stream:
                 report("denoising", step.index / step.num_steps)
                 if on_step is not None:
@@ -295,13 +294,13 @@ def load(
     """
     session = Session.configured(safety=safety, tolerance=safety_tolerance, provenance=provenance)
     components = components or Components()
-    with show_progress(progress) as report:
+    with progress_line(progress) as report:
         sampler = assembly.load_sampler(
             model,
             device=device,
             dtype=dtype,
             components=components,
-            residency=offload_policy(offload),
+            offload=offload,
             quantize=quantize,
             compile=compile,
             progress=lambda stage, fraction: report("loading", fraction),

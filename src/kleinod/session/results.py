@@ -3,14 +3,15 @@
 import hashlib
 import io
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from kleinod import fileio
 from kleinod.errors import InputError, ModeratedError
+from kleinod.paths import expand_user
 from kleinod.provenance.container import FORMATS
 from kleinod.provenance.receipt import Receipt
 
@@ -58,7 +59,7 @@ class GeneratedImage:
         The suffix chooses the kind of file: .png, .jpg, .jpeg, .webp or .avif; another kind than
         the image was made for is encoded and signed anew. Raises InputError.
         """
-        target = Path(path).expanduser()
+        target = expand_user(path, "path")
         format_name = FORMATS.get(target.suffix.lower())
         if format_name is None:
             raise InputError(f"path: {target} does not end in {', '.join(FORMATS)}; name it so")
@@ -84,14 +85,7 @@ class GeneratedImage:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; a link is written through. Raises InputError."""
     try:
-        target = path.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".kleinod-{secrets.token_hex(8)}.part")
-        try:
-            part.write_bytes(data)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        fileio.write_atomic(path, data)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"path: cannot write {path} ({reason}); choose another place") from error

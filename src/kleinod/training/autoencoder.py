@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kleinod.config import AutoencoderConfig
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.training import checkpoints
+from kleinod.training.flow import autocast
 from kleinod.training.loop import Loop, LoopRecipe
 from kleinod.training.scenes import Composer, Scene
 
@@ -68,7 +69,7 @@ def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _loss(model: Autoencoder, pictures: Tensor, recipe: AutoencoderRecipe) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         if recipe.decoder_only:
             with torch.no_grad():
                 mean = _mean(model, pictures)
@@ -87,7 +88,7 @@ def measure_statistics(model: Autoencoder, composer: Composer, count: int = 2048
     """Set the batch-norm buffers to the mean and variance of patchified latents."""
     parts = []
     for _ in range(count // 64):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             mean = _mean(model, picture_batch(composer, 64, 128))
         parts.append(F.pixel_unshuffle(mean.float(), 2).transpose(0, 1).flatten(1))
     latents = torch.cat(parts, dim=1)
@@ -121,9 +122,13 @@ class AutoencoderObjective:
 
     def loss(self, kind: int) -> Tensor:
         """Of fresh scenes."""
-        count = self.recipe.batch // 4 if self.sees_whole else self.recipe.batch
-        pictures = picture_batch(self.composer, count, 128 if self.sees_whole else 64)
+        size = 128 if self.sees_whole else 64
+        pictures = picture_batch(self.composer, self.batch_size(kind), size)
         return _loss(self.model, pictures, self.recipe)
+
+    def batch_size(self, kind: int) -> int:
+        """A quarter for whole pictures."""
+        return self.recipe.batch // 4 if self.sees_whole else self.recipe.batch
 
     @property
     def rng(self) -> np.random.Generator:

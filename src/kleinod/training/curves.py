@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kleinod.extras import install_remedy
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,9 +24,13 @@ class Curves:
         """A point of each curve."""
         writer = self._opened()
         if writer is not None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            try:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
+            except OSError as error:  # a full disk: curves must not end a run
+                self._is_off, self._writer = True, None
+                _log.warning("TensorBoard's curves cannot be written (%s); JSON lines only", error)
 
     def add_sheet(self, step: int, path: Path) -> None:
         """A sheet of pictures that was just painted."""
@@ -40,7 +46,7 @@ class Curves:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self._is_off = True
-                _log.info("no TensorBoard here (pip install 'kleinod[train]'); JSON lines only")
+                _log.info("no TensorBoard, only JSON lines: %s", install_remedy("train"))
                 return None
             self._writer = SummaryWriter(str(self.folder))
         return self._writer

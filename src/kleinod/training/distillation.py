@@ -214,6 +214,10 @@ class DistillationObjective:
             made = self.velocities[kind](joined, sigma, ids, mask, paths.positions)
         return F.mse_loss(made[:, : now.shape[1]].float(), slope)
 
+    def batch_size(self, kind: int) -> int:
+        """Fewer than the recipe's for large pictures: `Pool.batch`."""
+        return self.paths[kind].examples.batch(self.recipe.batch)
+
     def state_dict(self) -> dict[str, Any]:
         """The paths and the examples that they start from."""
         return {

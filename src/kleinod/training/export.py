@@ -16,6 +16,7 @@ from torch import Tensor
 from kleinod import vocabulary
 from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.errors import NumericalError
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.training.flow import Flow
@@ -27,7 +28,11 @@ _STEM = "diffusion_pytorch_model"
 
 
 def export(flow: Flow, autoencoder: Autoencoder, folder: Path, info: ModelInfo) -> None:
-    """Write every component but the tokenizer, which lies there already; `info` → kleinod.json."""
+    """Write every component but the tokenizer, which lies there already; `info` → kleinod.json.
+
+    Raises NumericalError, before anything is written, for weights that are not finite.
+    """
+    _check_finite(flow)
     transformer = to_diffusers(flow.transformer.state_dict(), TRANSFORMER)
     joined = {name: torch.cat(parts) for name, parts in transformer.items()}
     _write(folder / "transformer", joined, _STEM, _transformer_config(flow.transformer.config))
@@ -47,6 +52,16 @@ def _write_vocabulary(path: Path, known: Vocabulary | None) -> None:
     path.unlink(missing_ok=True)
     if known is not None:
         path.write_text(known.file_text(), encoding="utf-8")
+
+
+def _check_finite(flow: Flow) -> None:
+    for name, tensor in flow.state_dict().items():
+        # as they are written: bfloat16 rounds the largest float32 numbers to infinity
+        if tensor.is_floating_point() and not tensor.bfloat16().isfinite().all():
+            raise NumericalError(
+                f"training: {name} holds values that are not finite, and no model is written; set "
+                "a smaller learning rate (learning_rate, muon_rate) and a new run folder"
+            )
 
 
 def _text_tensors(text: TextEncoder) -> dict[str, Tensor]:

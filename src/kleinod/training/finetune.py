@@ -5,185 +5,270 @@ read as kleinod paints with them and trained in float32 (or bfloat16); the resul
 diffusers layout. Under torchrun many processes share the work; with `sharded`, the weights too.
 """
 
-import difflib
 import logging
-import shutil
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from filelock import FileLock, Timeout
 
-from kleinod import catalog
 from kleinod.assembly import load_sampler
 from kleinod.errors import InputError
-from kleinod.images import load_image
-from kleinod.request import Components
+from kleinod.memory import memory_told
 from kleinod.sampler import Sampler
-from kleinod.training.export import export
-from kleinod.training.flow import Flow
-from kleinod.training.flow_stage import FlowRecipe, flow_loop
-from kleinod.training.folder import Captioned, fitting_size, folder_pools, read_folder
-from kleinod.training.pool import Tools
+from kleinod.training import distributed, preflight
+from kleinod.training.configuration import FinetuneRecipe
+from kleinod.training.configuration import read_recipe as read_recipe
+from kleinod.training.flow import has_fast_bfloat16
+from kleinod.training.flow_stage import FlowObjective, flow_loop
+from kleinod.training.folder import (
+    Contents,
+    Size,
+    fitting_size,
+    folder_pools,
+    measure,
+    scan_folder,
+)
+from kleinod.training.loop import Loop
+from kleinod.training.pool import Pool, Tools
+from kleinod.training.preflight import TrainableModel
+from kleinod.training.trainable import trainable, write_model
 from kleinod.vocabulary import Vocabulary
-from kleinod.weights.folders import model_paths
+from kleinod.weights.fingerprint import fingerprint
 
+Progress = Callable[[str, float], None]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe(FlowRecipe):
-    """A configuration file's fields; paths are relative to the file.
+class Listeners:
+    """Who is told what: progress (stage, 0 to 1), the folder's contents, a line of each report."""
 
-    `trains` is transformer or all (the text encoder too); `weights` is the number format that is
-    trained in; `run` holds checkpoints and curves, and `output` the finished model.
-    """
-
-    model: str = "mini"
-    data: str = ""
-    output: str = ""
-    run: str = ""
-    trains: str = "transformer"
-    weights: str = "float32"
-    device: str = ""
-    max_pixels: int = 1024 * 1024
-    steps: int = 500
-    batch: int = 4
-    muon_rate: float = 1e-3
-    learning_rate: float = 1e-4
-    warmup: int = 20
-    average: float = 0.99
-    report_every: int = 100
-    fresh: int = 0
-    first_examples: int = 4096
-
-
-_CHOICES = {"trains": ("transformer", "all"), "weights": ("float32", "bfloat16")}
-_HIDDEN = {"shares", "compiled_size", "fresh", "first_examples"}
-
-
-def read_recipe(path: Path) -> FinetuneRecipe:
-    """A configuration in TOML. Raises InputError for an unknown or unfit field."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a configuration file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no TOML ({error}); mend it") from error
-    known = {f.name: f.default for f in fields(FinetuneRecipe) if f.name not in _HIDDEN}
-    for name, value in values.items():
-        _check_field(path, name, value, known)
-    for name in ("data", "output"):
-        if not values.get(name):
-            raise InputError(f"{path}: {name} is missing; give a folder")
-    folders = ("data", "output", "run")
-    places: dict[str, Any] = {n: str(path.parent / values[n]) for n in folders if n in values}
-    places.setdefault("run", places["output"] + "-run")
-    return FinetuneRecipe(**(values | places))
-
-
-def _check_field(path: Path, name: str, value: object, known: dict[str, Any]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-        raise InputError(f"{path}: {name} is unknown; {hint}")
-    wanted = type(known[name])
-    fits = isinstance(value, int | float) if wanted is float else isinstance(value, wanted)
-    if not fits or (isinstance(value, bool) and wanted is not bool):
-        raise InputError(f"{path}: {name}: {value!r} is no {wanted.__name__}; give one")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise InputError(f"{path}: {name}: {value!r}; give {' or '.join(_CHOICES[name])}")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-        raise InputError(f"{path}: {name}: {value} is under 0; give more")
+    progress: Progress = lambda stage, fraction: None
+    data: Callable[[dict[str, Any]], None] = lambda summary: None
+    record: Callable[[dict[str, Any]], None] | None = None
 
 
 def finetune(
-    recipe: FinetuneRecipe, *, progress: Callable[[str, float], None] | None = None
+    recipe: FinetuneRecipe,
+    *,
+    progress: Progress | None = None,
+    listeners: Listeners | None = None,
 ) -> Path:
-    """Train, or go on where it was stopped; returns the finished model's folder."""
-    items = read_folder(Path(recipe.data))
-    sampler = load_sampler(recipe.model, device=recipe.device or None, residency="all")
-    if sampler.info.is_distilled:
+    """Train, or resume; returns the finished model's folder.
+
+    Everything that can be known before is checked before the model is loaded. Raises InputError
+    for what does not fit, MemoryLimitError, NumericalError if the loss leaves the finite numbers
+    (the last checkpoint is kept), and TrainingInterrupted after a signal.
+    """
+    listeners = listeners or Listeners()
+    if progress is not None:
+        listeners = replace(listeners, progress=progress)
+    rank, world = distributed.start()
+    if rank == 0:
+        preflight.check_device(recipe)
+        preflight.check_folders(recipe)
+    with _locked(Path(recipe.run), is_first=rank == 0), memory_told(_memory_remedy):
+        return _finetune(recipe, _prepared(recipe, listeners, rank, world), listeners)
+
+
+def _memory_remedy() -> str:
+    return "set checkpointing true, weights bfloat16, or a smaller batch or max_pixels"
+
+
+@contextmanager
+def _locked(run: Path, *, is_first: bool) -> Iterator[None]:
+    """Raises InputError where another process trains in the same folder."""
+    if not is_first:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"run: another training uses {run}; wait for it, or give another run folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        _remove_if_empty(run)
+
+
+def _remove_if_empty(run: Path) -> None:
+    """Leave no folder behind where nothing was trained."""
+    with suppress(OSError):
+        if [entry.name for entry in run.iterdir()] == [".lock"]:
+            (run / ".lock").unlink()
+        run.rmdir()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the checks found: the examples, their pictures' sizes, the model, what is resumed."""
+
+    contents: Contents
+    sizes: dict[Path, Size]
+    model: TrainableModel
+    identity: dict[str, str]
+
+
+def _prepared(recipe: FinetuneRecipe, listeners: Listeners, rank: int, world: int) -> _Prepared:
+    """Every check that needs no loaded model, cheap ones first. Raises InputError."""
+    model = preflight.check_model(recipe)
+    contents = scan_folder(Path(recipe.data))
+    identity = {
+        "model": model.fingerprint(),
+        "trains": recipe.trains,
+        "weights": recipe.weights,
+        "data": _data_fingerprint(contents, recipe.max_pixels),
+    }
+    step = preflight.check_checkpoint(recipe, identity)
+    preflight.check_memory(recipe, model, world)
+    sizes = measure(contents.items, lambda done: listeners.progress("pictures", done))
+    pools, _ = folder_pools(
+        contents.items, np.random.default_rng(0), recipe.max_pixels, sizes=sizes
+    )
+    if rank == 0:
+        preflight.check_disk(recipe, model, _example_bytes(pools, model))
+        _warn(recipe, model, step)
+        listeners.data(_summary(recipe, contents, pools=pools, model=model, step=step))
+    return _Prepared(contents, sizes, model, identity)
+
+
+def _data_fingerprint(contents: Contents, max_pixels: int) -> str:
+    """Changes with every caption, and with every picture's name, size in bytes and time."""
+    files = [f for item in contents.items for f in (item.picture, *item.references)]
+    facts = [(f.name, *_size_and_time(f)) for f in files]
+    return fingerprint([], facts, [item.words for item in contents.items], max_pixels)
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        facts = file.stat()
+    except OSError:
+        return 0, 0  # a link that leads nowhere: opening the pictures says so
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _example_bytes(pools: Sequence[Pool], model: TrainableModel) -> int:
+    """Of the encoded examples in a checkpoint: latent tokens in bfloat16, token ids and masks."""
+    text = 2 * 8 * model.info.max_text_tokens
+    return sum(
+        pool.capacity * (pool.pictures * pool.grid[0] * pool.grid[1] * 128 * 2 + text)
+        for pool in pools
+    )
+
+
+def _warn(recipe: FinetuneRecipe, model: TrainableModel, step: int) -> None:
+    if model.info.is_distilled and step == 0:
         _log.warning(
             "%s is distilled to few steps, and training it as a flow blurs that; take its base "
             "model and distil afterwards, or train few steps",
-            sampler.info.name,
+            model.info.name,
         )
-    rng = np.random.default_rng(recipe.seed)
-    pools, shares = folder_pools(items, rng, recipe.max_pixels)
-    flow = trainable(sampler, getattr(torch, recipe.weights))
-    flow.text_encoder.requires_grad_(recipe.trains == "all")
-    tools = Tools(rng, sampler.residents.use("autoencoder").float(), sampler.tokenizer)
-    recipe = replace(recipe, shares=shares)
-    loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
-    loop.on_progress = progress
+    is_cpu = not torch.cuda.is_available() or recipe.device == "cpu"
+    if recipe.weights == "bfloat16" and is_cpu and not has_fast_bfloat16("cpu"):
+        _log.warning("this processor has no bfloat16 GEMM: weights float32 trains much faster")
+
+
+def _summary(
+    recipe: FinetuneRecipe,
+    contents: Contents,
+    *,
+    pools: Sequence[Pool],
+    model: TrainableModel,
+    step: int,
+) -> dict[str, Any]:
+    """What was found and what will be done, in plain values."""
+    items = contents.items
+    cut = preflight.long_captions(model, [item.words for item in items])
+    return {
+        "folder": recipe.data,
+        "pictures": len(items),
+        "captions": sum(bool(item.words) for item in items),
+        "references": sum(len(item.references) for item in items),
+        "sizes": [
+            {
+                "width": pool.size[0],
+                "height": pool.size[1],
+                "references": pool.pictures - 1,
+                "pictures": pool.capacity,
+                "batch": pool.batch(recipe.batch),
+            }
+            for pool in pools
+        ],
+        "left_out": [{"file": name, "reason": reason} for name, reason in contents.left_out],
+        "empty_captions": [item.picture.name for item in items if not item.words],
+        "cut_captions": [items[i].picture.name for i in cut],
+        "max_text_tokens": model.info.max_text_tokens,
+        "model": model.info.name,
+        "step": step,
+        "steps": recipe.steps,
+        "run": recipe.run,
+    }
+
+
+def _finetune(recipe: FinetuneRecipe, prepared: _Prepared, listeners: Listeners) -> Path:
+    given = preflight.components(recipe)
+    sampler = load_sampler(
+        recipe.model, device=recipe.device or None, offload="none", components=given
+    )
+    loop = _loop(recipe, prepared, sampler)
+    loop.on_progress = listeners.progress
+    if listeners.record is not None:
+        loop.on_record = listeners.record
     loop.run()
     folder = Path(recipe.output)
     if loop.rank == 0:
-        values, name = loop.whole_average(), f"{sampler.info.name}, fine-tuned"
-        known = _extended_vocabulary(sampler, items, recipe.max_pixels)
-        write(sampler, values, model=recipe.model, folder=folder, name=name, vocabulary=known)
+        values, name = loop.whole_average(), f"{_first_name(sampler.info.name)}, fine-tuned"
+        tokenizer = prepared.model.paths.tokenizer
+        known = _extended_vocabulary(sampler, prepared, recipe.max_pixels)
+        info = replace(sampler.info, name=name, vocabulary=known)
+        write_model(sampler, values, tokenizer=tokenizer, folder=folder, info=info)
     return folder
 
 
 def _extended_vocabulary(
-    sampler: Sampler, items: list[Captioned], max_pixels: int
+    sampler: Sampler, prepared: _Prepared, max_pixels: int
 ) -> Vocabulary | None:
     """What the model knew, with the captions' words and the sizes of their pictures."""
     known = sampler.info.vocabulary
     if known is None:
         return None
-    sizes = [fitting_size(*load_image(item.picture).size, max_pixels) for item in items]
+    items = prepared.contents.items
+    sizes = [fitting_size(*prepared.sizes[item.picture], max_pixels) for item in items]
     return known.extended([item.words for item in items], sizes)
 
 
-def trainable(sampler: Sampler, dtype: torch.dtype = torch.float32) -> Flow:
-    """Copies of the sampler's text encoder and transformer. Raises InputError."""
-    flow = _empty(sampler)
-    for name in ("transformer", "text_encoder"):
-        _fill(getattr(flow, name), sampler.residents.use(name), name)
-    return flow.to(sampler.device, dtype)
+def _first_name(name: str) -> str:
+    """A model may be fine-tuned again and again."""
+    return name.removesuffix(", fine-tuned")
 
 
-def _empty(sampler: Sampler) -> Flow:
-    """A flow of the sampler's size, untrained."""
-    text_encoder = sampler.residents.use("text_encoder")
-    transformer = sampler.residents.use("transformer")
-    return Flow(transformer.config, text_encoder.config, text_encoder.layers_read)
+def _loop(recipe: FinetuneRecipe, prepared: _Prepared, sampler: Sampler) -> Loop:
+    rng = np.random.default_rng(recipe.seed)
+    items = prepared.contents.items
+    pools, shares = folder_pools(items, rng, recipe.max_pixels, sizes=prepared.sizes)
+    flow = trainable(sampler, getattr(torch, recipe.weights))
+    flow.text_encoder.requires_grad_(recipe.trains == "all")
+    tools = Tools(rng, sampler.residents.use("autoencoder").float(), sampler.tokenizer)
+    # every picture is encoded once, and none is made anew
+    recipe = replace(recipe, shares=shares, first_examples=len(items))
+    loop = flow_loop(flow, recipe, pools=pools, tools=tools, folder=Path(recipe.run))
+    loop.identity = prepared.identity
+    loop.trial_kinds = (max(range(len(pools)), key=lambda i: _cost(pools[i], recipe.batch)),)
+    if isinstance(loop.objective, FlowObjective):
+        loop.objective.on_prepare = loop.tell_examples
+    return loop
 
 
-def _fill(module: nn.Module, loaded: nn.Module, name: str) -> None:
-    state = loaded.state_dict()
-    stored = [n for n, t in state.items() if not t.is_floating_point()]
-    if stored or set(state) != set(module.state_dict()):
-        raise InputError(
-            f"model: its {name} is quantised, and cannot be trained; take the bfloat16 files"
-        )
-    module.load_state_dict({n: t.float() for n, t in state.items()})
-
-
-def write(
-    sampler: Sampler,
-    values: dict[str, torch.Tensor],
-    *,
-    model: str,
-    folder: Path,
-    name: str,
-    vocabulary: Vocabulary | None = None,
-) -> None:
-    """A folder of `model`, the sampler's, with other weights of transformer and text encoder.
-
-    vocabulary: what it knows now; None states nothing, for what the model knew may be wrong.
-    """
-    done = _empty(sampler)
-    done.load_state_dict(values)
-    tokenizer = model_paths(catalog.find(model), Components()).tokenizer
-    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-    for file in tokenizer.parent.iterdir() if tokenizer.name == "vocab.json" else [tokenizer]:
-        shutil.copy2(file, folder / "tokenizer" / file.name)
-    stated = replace(sampler.info, name=name, vocabulary=vocabulary)
-    export(done, sampler.residents.use("autoencoder"), folder, stated)
+def _cost(pool: Pool, batch: int) -> int:
+    """Latent tokens of a batch, which its memory grows with."""
+    return pool.batch(batch) * pool.pictures * pool.grid[0] * pool.grid[1]

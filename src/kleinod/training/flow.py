@@ -6,7 +6,7 @@ model can be guided. References are further tokens at T = 10, 20, … and carry 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kleinod import latents
 from kleinod.config import TextEncoderConfig, TransformerConfig
+from kleinod.models.products import product_dtype
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 
@@ -48,10 +49,26 @@ def training_attention(device: str = "cpu") -> Iterator[None]:
         yield
 
 
+def autocast(
+    device: str = "cpu", weights: torch.dtype = torch.float32
+) -> AbstractContextManager[None]:
+    """bfloat16 autocast where the device multiplies bfloat16, or the weights are; else float32.
+
+    On a processor with AVX2 alone a step in bfloat16 takes 15 times as long (docs/training.md).
+    """
+    is_wanted = weights == torch.bfloat16 or has_fast_bfloat16(device)
+    return torch.autocast(device, torch.bfloat16, enabled=is_wanted)
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether a kind of device multiplies bfloat16 as such."""
+    return product_dtype(torch.bfloat16, torch.device(device)) == torch.bfloat16
+
+
 @contextmanager
-def training_precision(device: str = "cpu") -> Iterator[None]:
-    """bfloat16 autocast, and training's attention."""
-    with torch.autocast(device, torch.bfloat16), training_attention(device):
+def training_precision(device: str = "cpu", weights: torch.dtype = torch.float32) -> Iterator[None]:
+    """Autocast, and training's attention."""
+    with autocast(device, weights), training_attention(device):
         yield
 
 

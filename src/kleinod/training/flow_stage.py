@@ -1,5 +1,6 @@
 """The stage that trains text encoder and transformer together as a rectified flow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from kleinod.training.flow import (
 )
 from kleinod.training.loop import Loop, LoopRecipe
 from kleinod.training.pool import Pool, Tools, velocities
+
+# examples between two reports of progress
+_FILLED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,13 @@ class FlowObjective:
 
     def __init__(self, flow: Flow, recipe: FlowRecipe, pools: list[Pool], tools: Tools) -> None:
         self.recipe, self.pools, self.tools = recipe, pools, tools
-        self.device = next(flow.parameters()).device
+        first = next(flow.parameters())
+        self.device, self.dtype = first.device, first.dtype
         self.empty = tools.tokenizer.encode([""])
         self.positions = [reference_positions(pool.grid, pool.pictures - 1) for pool in pools]
         self.velocities = velocities(flow, pools, recipe.compiled_size)
+        # how far `prepare` is, from 0 to 1
+        self.on_prepare: Callable[[float], None] = lambda fraction: None
 
     @property
     def rng(self) -> np.random.Generator:
@@ -58,9 +65,12 @@ class FlowObjective:
 
     def prepare(self) -> None:
         """Fill every pool; at most by half if it is renewed, so that the ring turns at once."""
-        for pool in self.pools:
+        for index, pool in enumerate(self.pools):
             room = pool.capacity // 2 if self.recipe.fresh else pool.capacity
-            pool.fill(min(self.recipe.first_examples, room), self.tools)
+            wanted = min(self.recipe.first_examples, room)
+            while pool.count < wanted:
+                pool.fill(min(pool.count + _FILLED_AT_ONCE, wanted), self.tools)
+                self.on_prepare((index + pool.count / wanted) / len(self.pools))
 
     def refresh(self, kind: int, step: int) -> None:
         """A few new examples."""
@@ -78,9 +88,13 @@ class FlowObjective:
         noise = torch.randn_like(clean)
         joined = torch.cat((clean.lerp(noise, sigmas[:, None, None]), references), dim=1)
         inputs = (x.to(self.device) for x in (joined, sigmas, ids, mask))
-        with training_precision(self.device.type):
+        with training_precision(self.device.type, self.dtype):
             made = self.velocities[kind](*inputs, self.positions[kind])
         return F.mse_loss(made[:, : clean.shape[1]].float(), (noise - clean).to(self.device))
+
+    def batch_size(self, kind: int) -> int:
+        """Fewer than the recipe's for large pictures: `Pool.batch`."""
+        return self.pools[kind].batch(self.recipe.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The pools."""

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kleinod.extras import missing_package
+
 SIZE = 256
 STYLES = ("cartoon", "flat", "3D")
 OBJECT_GROUPS = (3, 4, 5, 6, 7)
@@ -62,7 +64,10 @@ def read_concepts(path: Path) -> dict[str, str]:
 
 
 def _draw_svg(package: dict[str, Any], name: str) -> Image.Image:
-    import resvg_py
+    try:
+        import resvg_py
+    except ModuleNotFoundError as error:
+        raise missing_package("icons", "resvg_py", extra="train") from error
 
     icon = package["icons"][name]
     width = icon.get("width", package.get("width", 16))

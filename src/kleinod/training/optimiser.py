@@ -4,18 +4,24 @@ Muon (K. Jordan, 2024): momentum, then an approximate orthogonalisation of the u
 Newton-Schulz steps. Convolutions count as matrices (out, in * k * k).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kleinod.errors import NumericalError
+from kleinod.models.products import product_dtype
 from kleinod.training import sharding
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix (m, n) with its singular values drawn near 1, in bfloat16."""
-    x = matrix.bfloat16()
+    """The matrix (m, n) with its singular values drawn near 1.
+
+    In bfloat16, which suffices here, or in what the device multiplies in its place.
+    """
+    x = matrix.to(product_dtype(torch.bfloat16, matrix.device))
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -72,12 +78,27 @@ class Optimisers:
         ]
 
     def step(self, factor: float, clip: float = 1.0) -> None:
-        """Clip, update with the learning rates times `factor`, and forget the gradients."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        """Clip, update with the learning rates times `factor`, and forget the gradients.
+
+        Raises NumericalError, before anything is updated, if the gradient norm is not finite.
+        """
+        self.check_gradients(clip)
         for part, rate in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate * factor
             part.step()
+        self.zero_grad()
+
+    def check_gradients(self, clip: float = math.inf) -> None:
+        """Scale the gradients to a norm of at most `clip`. Raises NumericalError."""
+        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+        if not norm.isfinite():
+            self.zero_grad()
+            raise NumericalError("the gradient norm is not finite")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part, _ in self._parts:
             part.zero_grad()
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -95,6 +116,10 @@ class Optimisers:
 
 
 def schedule(step: int, steps: int, warmup: int = 50, decay_from: float = 0.5) -> float:
-    """Learning-rate factor: linear warm-up, flat, linear to 0 over the last part."""
+    """Learning-rate factor: linear warm-up, flat, linear to 0 over the last part.
+
+    `warmup` 0 or 1 starts at the full rate, `decay_from` 1 stays there.
+    """
     left = (steps - step) / steps
-    return min(1.0, (step + 1) / warmup) * min(1.0, left / (1 - decay_from))
+    rise = min(1.0, (step + 1) / max(warmup, 1))
+    return rise * (1.0 if decay_from >= 1 else min(1.0, left / (1 - decay_from)))

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kleinod.models.autoencoder import Autoencoder
+from kleinod.training.flow import autocast
 from kleinod.training.icons import Icons
 from kleinod.training.layouts import BACKGROUNDS, SIZE, TINTS
 from kleinod.training.oracle import NOTHING, ROOM, UNCLEAR, Box, window_of
@@ -236,7 +237,7 @@ class Examples:
         with another, or as noise, and their things unclear."""
         stacked = torch.from_numpy(np.stack([c.picture for c in canvases])).permute(0, 3, 1, 2)
         scaled = (stacked.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = self.autoencoder.encode(scaled).float()
             spread = torch.rand(len(latents), 1, 1, 1, generator=self.torch_rng) * 0.35
             noise = torch.randn(latents.shape, generator=self.torch_rng)

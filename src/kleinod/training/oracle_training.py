@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kleinod.training.flow import autocast
 from kleinod.training.icons import STYLES
 from kleinod.training.layouts import TINTS
 from kleinod.training.optimiser import Optimisers, schedule
@@ -64,7 +65,7 @@ def train_oracle(
 
 def _loss(network: OracleNetwork, batch: Batch) -> tuple[Tensor, float]:
     windows = batch.windows.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         concepts, styles, tints, places = (made.float() for made in network(windows))
     loss = F.cross_entropy(concepts, batch.concepts, label_smoothing=0.02)
     clear = batch.styles >= 0

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from kleinod.latents import latents_to_tokens
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
+from kleinod.training.flow import autocast
+
+# a batch's activations must fit in memory: of klein's encoder 0.5 GB a layer for a million pixels
+_PIXELS_AT_ONCE = 3 * 2**20
 
 Drawn = tuple[list[np.ndarray], str]
 """An example: pictures (h, w, 3) uint8, the target first, then its references; and the words."""
@@ -100,8 +104,12 @@ def velocities(
 def encode(pictures: Sequence[np.ndarray], autoencoder: Autoencoder) -> Tensor:
     """Normalised latent tokens (n, l, 128), float32, of pictures (h, w, 3) of one size."""
     device = next(autoencoder.parameters()).device
-    stacked = torch.from_numpy(np.stack(pictures)).to(device)
-    scaled = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.autocast(device.type, torch.bfloat16):
-        latents = autoencoder.encode(scaled.contiguous(memory_format=torch.channels_last))
-    return latents_to_tokens(latents.float()).cpu()
+    step = max(1, _PIXELS_AT_ONCE // (pictures[0].shape[0] * pictures[0].shape[1]))
+    tokens = []
+    for start in range(0, len(pictures), step):
+        stacked = torch.from_numpy(np.stack(pictures[start : start + step])).to(device)
+        scaled = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+        with autocast(device.type):
+            latents = autoencoder.encode(scaled.contiguous(memory_format=torch.channels_last))
+        tokens.append(latents_to_tokens(latents.float()).cpu())
+    return torch.cat(tokens)

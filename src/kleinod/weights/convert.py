@@ -9,7 +9,6 @@ Source: klein-facts A.3, B.2, C.2.
 
 import json
 import math
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +21,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kleinod import fileio
 from kleinod.errors import InputError, WeightsError
-from kleinod.weights import geometry, loading, recognition
+from kleinod.weights import geometry, loading, prefixes, recognition
 from kleinod.weights.diffusers_configs import autoencoder_config, transformer_config
 from kleinod.weights.files import weight_files
 from kleinod.weights.inspection import Part, read_part
 from kleinod.weights.keys import AUTOENCODER, TRANSFORMER, Parts, to_bfl, to_diffusers
-from kleinod.weights.recognition import Names
+from kleinod.weights.listing import is_visible
 
 DIFFUSERS, BFL, BFL_FP8 = "diffusers", "bfl", "bfl-fp8"
 TARGETS = (DIFFUSERS, BFL, BFL_FP8)
@@ -100,6 +100,11 @@ def convert(
     target: "bfl" and "bfl-fp8" write a file, "diffusers" a folder. Raises InputError, WeightsError.
     """
     part = _convertible(source, target)
+    if target == DIFFUSERS and destination.name.lower().endswith((".safetensors", ".gguf")):
+        raise InputError(
+            f"destination: {destination} has a file's name, the diffusers layout is a folder; "
+            f"give {destination.with_suffix('')}"
+        )
     folder = destination if target == DIFFUSERS else destination.parent
     file = destination / WEIGHTS_NAME if target == DIFFUSERS else destination
     _check_destination(file, source, is_folder=target == DIFFUSERS, force=force)
@@ -129,6 +134,8 @@ def _convertible(source: Path, target: str) -> Part:
             f"source: {source} seems to be {finding.title}; only klein's transformer and "
             "autoencoder are converted"
         )
+    if recognition.DECODER_ONLY in finding.notes:
+        raise InputError(f"source: {source} is a decoder only; give a whole autoencoder")
     others = {stored for group in part.groups for stored in group.formats} - _PLAIN
     if part.container.startswith("gguf") or others:
         stored = ", ".join(sorted(others)) or "GGUF"
@@ -157,7 +164,9 @@ def _check_destination(file: Path, source: Path, *, is_folder: bool, force: bool
     if is_folder and file.parent.exists():
         if not file.parent.is_dir():
             raise InputError(f"destination: {file.parent} is a file; give a folder")
-        others = [p.name for p in file.parent.glob("*.safetensors*") if p != file]
+        others = [
+            p.name for p in file.parent.glob("*.safetensors*") if p != file and is_visible(p.name)
+        ]
         if others:
             raise InputError(f"destination: {file.parent} holds {others[0]}; choose another folder")
 
@@ -166,11 +175,11 @@ def _strictly_read(part: Part) -> dict[str, Tensor]:
     """The mapped tensors, without prefix, if they are a whole model. Raises WeightsError."""
     is_transformer = part.finding.component == recognition.TRANSFORMER
     (loading.open_transformer if is_transformer else loading.open_autoencoder)(part.path)
-    prefix = Names(part.entries).prefix
     tensors: dict[str, Tensor] = {}
     for file in weight_files(part.path):
         tensors |= load_file(file)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    own = prefixes.chosen(tensors, part.finding.component)
+    return {own[name]: tensor for name, tensor in tensors.items() if name in own}
 
 
 def _outputs(parts: Mapping[str, Parts], target: str) -> list[_Output]:
@@ -217,7 +226,6 @@ def _config(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, object]:
 def _writing(folder: Path, file: Path, num_bytes: int) -> Iterator[BinaryIO]:
     """An open file that takes its name when it is whole. Raises InputError."""
     is_new = not folder.exists()
-    part = folder / f".{file.name}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -225,23 +233,18 @@ def _writing(folder: Path, file: Path, num_bytes: int) -> Iterator[BinaryIO]:
             raise InputError(
                 f"disk: {folder} has {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} are needed"
             )
-        with part.open("xb") as weights:
+        with fileio.atomic_path(file) as part, part.open("xb") as weights:
             yield weights
-        os.replace(part, file)
     except OSError as error:
         raise InputError(f"destination: cannot write {file} ({error}); choose another") from error
     finally:
-        with suppress(OSError):
-            part.unlink()
         if is_new and not file.exists():
             with suppress(OSError):
                 folder.rmdir()
 
 
 def _write_config(path: Path, config: dict[str, object]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    fileio.write_atomic(path, json.dumps(config, indent=2) + "\n")
 
 
 def _write(planned: _File, file: BinaryIO, progress: Progress) -> None:

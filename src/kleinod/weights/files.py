@@ -8,31 +8,62 @@ from torch import Tensor
 
 from kleinod.errors import WeightsError
 from kleinod.quantization.stored import Weight
-from kleinod.weights import pieces
-from kleinod.weights.headers import (
-    GGUF_SUFFIX,
-    INDEX_SUFFIX,
-    SUFFIX,
-    read_header,
-    read_index,
-)
+from kleinod.weights import pieces, prefixes
+from kleinod.weights.headers import Header, read_header
+from kleinod.weights.listing import num_bytes as num_bytes
+from kleinod.weights.listing import weight_files as weight_files
 
 
-def read_weights(path: Path) -> dict[str, Weight]:
-    """Every weight of a component, each layer with its scales in one. Raises WeightsError."""
+def read_weights(path: Path, component: str | None = None) -> dict[str, Weight]:
+    """Every weight of a component, each layer with its scales in one. Raises WeightsError.
+
+    component: take the tensors of this one by their own names, without what programs put before
+    them (prefixes.py); None: all tensors, by the file's names.
+    """
     files = weight_files(path)
     # before anything else opens them: they may come from anyone
     headers = [read_header(file) for file in files]
-    if files[0].suffix == GGUF_SUFFIX:
+    if any(header.format == "gguf" for header in headers):
         # imported here: most models never need it
         from kleinod.weights.gguf_files import read_gguf
 
-        return read_gguf(files[0])
+        if len(files) > 1:
+            raise WeightsError(f"{path}: holds {len(files)} weight files, some GGUF; name one")
+        weights = read_gguf(files[0])
+        own = _own_names(list(weights), component, path)
+        return {own[name]: weight for name, weight in weights.items() if name in own}
     tensors = read_tensors(path)
+    own = _own_names(list(tensors), component, path)
     formats: dict[str, str] = {}
     for file, header in zip(files, headers, strict=True):
-        formats |= pieces.header_formats(header.metadata, file)
-    return pieces.assembled(tensors, formats, path)
+        formats |= _formats(header, component, file)
+    chosen = {own[name]: tensor for name, tensor in tensors.items() if name in own}
+    return pieces.assembled(chosen, formats, path)
+
+
+def _own_names(names: list[str], component: str | None, path: Path) -> dict[str, str]:
+    """Own names by file's name. Raises WeightsError where two tensors are the same one."""
+    if component is None:
+        return {name: name for name in names}
+    own = prefixes.chosen(names, component)
+    twice = prefixes.duplicate(own)
+    if twice:
+        raise WeightsError(
+            f"{path}: has tensor {twice} twice, under different prefixes; keep one of them"
+        )
+    return own
+
+
+def _formats(header: Header, component: str | None, file: Path) -> dict[str, str]:
+    """The formats that a header states, by the layer's own name."""
+    formats = pieces.header_formats(header.metadata, file)
+    if component is None or not formats:
+        return formats
+    own = prefixes.chosen([f"{layer}.weight" for layer in formats], component)
+    stems = {
+        full.removesuffix(".weight"): name.removesuffix(".weight") for full, name in own.items()
+    }
+    return {stem: formats[layer] for layer, stem in stems.items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -50,31 +81,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: tensor {min(twice)} is in two files; keep one of them")
         tensors |= found
     return tensors
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold a component; an index decides where there is one. Raises WeightsError."""
-    if path.is_file():
-        if path.suffix not in (SUFFIX, GGUF_SUFFIX):
-            raise WeightsError(f"{path}: no {SUFFIX} or {GGUF_SUFFIX} file; only those are read")
-        return [path]
-    if not path.is_dir():
-        raise WeightsError(f"{path}: is missing; fetch the model again")
-    # the published names first: a variant such as model.fp16.safetensors may lie beside them
-    for stem in ("diffusion_pytorch_model", "model"):
-        if (path / (stem + INDEX_SUFFIX)).is_file():
-            names = read_index(path / (stem + INDEX_SUFFIX)).values()
-            return [path / name for name in sorted(set(names))]
-        if (path / (stem + SUFFIX)).is_file():
-            return [path / (stem + SUFFIX)]
-    files = sorted(path.glob("*" + SUFFIX)) or sorted(path.glob("*" + GGUF_SUFFIX))
-    if not files:
-        raise WeightsError(f"{path}: holds no {SUFFIX} file; fetch the model again")
-    if files[0].suffix == GGUF_SUFFIX and len(files) > 1:
-        raise WeightsError(f"{path}: holds {len(files)} {GGUF_SUFFIX} files; name one of them")
-    return files
-
-
-def num_bytes(path: Path) -> int:
-    """Size of a component's files."""
-    return sum(file.stat().st_size for file in weight_files(path))

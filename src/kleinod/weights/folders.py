@@ -1,40 +1,56 @@
-"""Where the components of a model lie: in its folder, or given one by one. No torch in here."""
+"""Where the components of a model lie: in its folder, in one file, or given one by one. No torch.
 
+Each file that is given by itself is checked to be what it is given as, from its header.
+"""
+
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kleinod import catalog
 from kleinod.errors import InputError
 from kleinod.request import Components
+from kleinod.weights.kinds import check_kind
+from kleinod.weights.prefixes import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
 
 OWN_TOKENIZER = Path(__file__).parent.parent / "qwen_tokenizer" / "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class ModelPaths:
-    """A file or a folder for each component."""
+    """A file or a folder for each component.
+
+    own_autoencoder: the model's, where another one is given: a decoder without the latents'
+    statistics takes them from there.
+    """
 
     transformer: Path
     text_encoder: Path
     autoencoder: Path
     tokenizer: Path
+    own_autoencoder: Path | None = None
 
 
 def model_paths(model: Path, components: Components) -> ModelPaths:
-    """Where each component lies; a given one wins over the folder's. Raises InputError."""
-    is_split = model.is_file()
-    components = _with_published(model, components) if is_split else components
-    if not is_split and not (model / "model_index.json").is_file():
-        raise InputError(
-            f"model: {model} holds no model_index.json; give a folder in the diffusers layout "
-            "or a transformer's .safetensors or .gguf file"
-        )
-    text_encoder = _component("text_encoder", components.text_encoder, model, "text_encoder")
+    """Where each component lies; a given one wins over the model's own. Raises InputError.
+
+    A checkpoint, a file of several components, is the path of each component in it.
+    """
+    is_file = model.is_file()
+    components = _with_published(model, components) if is_file else components
+    if not is_file and not (model / "model_index.json").is_file():
+        raise _not_a_model(model)
+    if not is_file and not (model / "transformer").is_dir():
+        raise InputError(f"transformer: {model / 'transformer'} is missing; fetch the model again")
+    inside = check_kind(model, TRANSFORMER) if is_file else ()
+    text_encoder = _component(TEXT_ENCODER, components.text_encoder, model, inside)
+    autoencoder = _component(AUTOENCODER, components.autoencoder, model, inside)
     return ModelPaths(
-        transformer=model if is_split else model / "transformer",
+        transformer=model if is_file else model / "transformer",
         text_encoder=text_encoder,
-        autoencoder=_component("autoencoder", components.autoencoder, model, "vae"),
+        autoencoder=autoencoder,
         tokenizer=_tokenizer(components.tokenizer, model, text_encoder),
+        own_autoencoder=_own_autoencoder(model, inside),
     )
 
 
@@ -60,20 +76,57 @@ def _with_published(model: Path, components: Components) -> Components:
     )
 
 
-def _component(name: str, given: str | Path | None, model: Path, folder: str) -> Path:
+def _own_autoencoder(model: Path, inside: Container[str]) -> Path | None:
+    if AUTOENCODER in inside:
+        return model
+    folder = model / _FOLDERS[AUTOENCODER]
+    return folder if folder.is_dir() else None
+
+
+_FOLDERS = {TEXT_ENCODER: "text_encoder", AUTOENCODER: "vae"}
+
+
+def _not_a_model(model: Path) -> InputError:
+    """Why a path is no model, and what to give instead."""
+    if model.is_symlink() and not model.exists():
+        return InputError(f"model: {model} is a link that leads nowhere; check the path")
+    if not model.exists():
+        return InputError(f"model: {model} does not exist; check the path")
+    remedy = "give a folder in the diffusers layout or a transformer's .safetensors or .gguf file"
+    if (model.absolute().parent / "model_index.json").is_file():
+        remedy = f"it is a part of {model.absolute().parent}, give that"
+    return InputError(f"model: {model} holds no model_index.json; {remedy}")
+
+
+def _component(name: str, given: str | Path | None, model: Path, inside: Container[str]) -> Path:
     if given is not None:
-        return _existing(name, Path(given))
+        path = _existing(name, given)
+        check_kind(path, name)
+        return path
+    if name in inside:
+        return model
     if model.is_file():
-        option = name.replace("_", "-")
-        raise InputError(f"{name}: {model.name} is a transformer only; give --{option} PATH")
-    if not (model / folder).is_dir():
-        raise InputError(f"{name}: {model / folder} is missing; fetch the model again")
-    return model / folder
+        option, rest = name.replace("_", "-"), "a transformer only"
+        if inside:
+            rest = f"a checkpoint without {name.replace('_', ' ')}"
+        raise InputError(f"{name}: {model.name} is {rest}; give --{option} PATH")
+    folder = model / _FOLDERS[name]
+    if not folder.is_dir():
+        raise InputError(f"{name}: {folder} is missing; fetch the model again")
+    return folder
 
 
-def _existing(name: str, path: Path) -> Path:
-    if not path.exists():
-        raise InputError(f"{name}: {path} does not exist; give a file or a folder")
+def _existing(name: str, given: str | Path) -> Path:
+    """The path, `~` being the user's folder. Raises InputError if nothing is there."""
+    if not str(given):
+        raise InputError(f"{name}: the path is empty; give a file or a folder")
+    try:
+        path = Path(given).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{name}: {given} cannot be read ({error}); check the path") from error
+    if not exists:
+        raise InputError(f"{name}: {given} does not exist; give a file or a folder")
     return path
 
 
@@ -88,7 +141,7 @@ def _tokenizer_file(folder: Path) -> Path | None:
 def _tokenizer(given: str | Path | None, model: Path, text_encoder: Path) -> Path:
     """The given one, the folder's, the one beside the text encoder, or for split files our own."""
     if given is not None:
-        path = _existing("tokenizer", Path(given))
+        path = _existing("tokenizer", given)
         file = _tokenizer_file(path) if path.is_dir() else path
         if file is None:
             raise InputError(

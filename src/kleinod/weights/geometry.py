@@ -14,6 +14,10 @@ from kleinod.weights.keys import WeightParts
 Shape = tuple[int, ...]
 
 
+class MissingTensorError(WeightsError):
+    """A tensor that the component has is not there: damaged, or something else."""
+
+
 class Shapes:
     """Shapes of tensors by name; a missing one says that the file is something else."""
 
@@ -25,7 +29,7 @@ class Shapes:
         """The shape of a tensor of so many dimensions. Raises WeightsError."""
         shape = self._shapes.get(name)
         if shape is None:
-            raise WeightsError(f"{self._path}: is no {self._what}, it lacks {name}")
+            raise MissingTensorError(f"{self._path}: is not a {self._what}: it lacks {name}")
         if len(shape) != dims or 0 in shape:
             raise WeightsError(f"{self._path}: tensor {name} has shape {list(shape)}")
         return shape
@@ -58,16 +62,29 @@ def joined_shape(parts: WeightParts) -> Shape:
 _AUTOENCODERS = {4: "Stable Diffusion's", 16: "FLUX.1's or Stable Diffusion 3's"}
 
 
+def has_encoder(tensors: Mapping[str, WeightParts]) -> bool:
+    """Whether an autoencoder's tensors (diffusers' names) are more than a decoder's."""
+    return any(name.startswith(("encoder.", "quant_conv.")) for name in tensors)
+
+
 def check_autoencoder(tensors: Mapping[str, WeightParts], path: Path) -> None:
-    """Name the autoencoder of another family. Raises WeightsError."""
+    """Name the autoencoder of another family, or a decoder without statistics.
+
+    Raises WeightsError.
+    """
     parts = tensors.get("decoder.conv_in.weight")
     shape = () if parts is None else joined_shape(parts)
     if len(shape) != 4 or "bn.running_mean" in tensors:
         return
     channels = shape[1]
+    if channels == 32 and not has_encoder(tensors):
+        raise WeightsError(
+            f"{path}: is a decoder without the latents' statistics, bn.running_mean; "
+            "take full_encoder_small_decoder.safetensors"
+        )
     family = _AUTOENCODERS.get(channels, "of another family")
     raise WeightsError(
-        f"{path}: is no FLUX.2 autoencoder but {family}, with {channels} latent channels "
+        f"{path}: is not a FLUX.2 autoencoder but {family}, with {channels} latent channels "
         "and no bn.running_mean; take FLUX.2's, with 32"
     )
 
@@ -93,7 +110,7 @@ def transformer(tensors: Mapping[str, WeightParts], path: Path) -> TransformerCo
         mlp_ratio=mlp / hidden,
         axes_dims_rope=(axis,) * 4,
         timestep_guidance_channels=shapes.of("time_in.in_layer.weight", 2)[1],
-    )
+    ).checked(path)
 
 
 def text_encoder(tensors: Mapping[str, WeightParts], path: Path) -> TextEncoderConfig:
@@ -112,28 +129,44 @@ def text_encoder(tensors: Mapping[str, WeightParts], path: Path) -> TextEncoderC
         num_attention_heads=shapes.whole(query_rows, head_dim, "q_proj in heads"),
         num_key_value_heads=shapes.whole(key_rows, head_dim, "k_proj in heads"),
         head_dim=head_dim,
-    )
+    ).checked(path)
 
 
 def autoencoder(tensors: Mapping[str, WeightParts], path: Path) -> AutoencoderConfig:
-    """Geometry of an autoencoder under diffusers' names. Raises WeightsError."""
+    """Geometry of an autoencoder, or of its decoder alone, under diffusers' names.
+
+    Raises WeightsError.
+    """
     shapes = Shapes(tensors, path, "FLUX.2 autoencoder")
     latent = shapes.of("post_quant_conv.weight", 4)[0]
-    widths = {
-        side: tuple(
-            shapes.of(f"{side}_blocks.{level}.resnets.0.conv1.weight", 4)[0]
-            for level in range(shapes.count(f"{side}_blocks"))
-        )
-        for side in ("encoder.down", "decoder.up")
-    }
-    encoder, decoder = widths["encoder.down"], widths["decoder.up"][::-1]
+    decoder = _widths(shapes, "decoder.up_blocks")[::-1]
+    is_whole = has_encoder(tensors)
+    encoder = _widths(shapes, "encoder.down_blocks") if is_whole else decoder
     if len(encoder) < 2 or len(encoder) != len(decoder):
-        raise WeightsError(f"{path}: is no FLUX.2 autoencoder, it has {len(encoder)} levels")
-    return AutoencoderConfig(
+        raise WeightsError(f"{path}: is not a FLUX.2 autoencoder, it has {len(encoder)} levels")
+    config = AutoencoderConfig(
         block_out_channels=encoder,
         decoder_block_out_channels=None if decoder == encoder else decoder,
-        layers_per_block=shapes.count("encoder.down_blocks.0.resnets"),
+        # a decoder has one more in each level
+        layers_per_block=shapes.count("decoder.up_blocks.0.resnets") - 1,
         latent_channels=latent,
-        in_channels=shapes.of("encoder.conv_in.weight", 4)[1],
-        mid_block_add_attention=shapes.has("encoder.mid_block.attentions."),
+        in_channels=shapes.of("decoder.conv_out.weight", 4)[0],
+        mid_block_add_attention=shapes.has("decoder.mid_block.attentions."),
+        has_encoder=is_whole,
+    )
+    groups = config.norm_num_groups
+    for width in (*encoder, *decoder):
+        if width % groups:
+            raise WeightsError(
+                f"{path}: {width} channels are not a multiple of {groups}, the published number of "
+                "norm groups; give the autoencoder's folder, whose config.json states its own"
+            )
+    return config.checked(path)
+
+
+def _widths(shapes: Shapes, blocks: str) -> tuple[int, ...]:
+    """The channels of each level."""
+    return tuple(
+        shapes.of(f"{blocks}.{level}.resnets.0.conv1.weight", 4)[0]
+        for level in range(shapes.count(blocks))
     )

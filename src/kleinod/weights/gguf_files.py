@@ -10,11 +10,13 @@ from gguf import GGUFValueType
 from torch import Tensor
 
 from kleinod.errors import WeightsError
-from kleinod.quantization.gguf_blocks import FORMATS
+from kleinod.quantization.gguf_blocks import FORMATS as PLAIN_FORMATS
+from kleinod.quantization.gguf_codebooks import CODEBOOK_FORMATS
 from kleinod.quantization.gguf_weight import GGUFWeight
 from kleinod.quantization.stored import Weight
 
 _PLAIN = ("F32", "F16", "F64")
+FORMATS = PLAIN_FORMATS | CODEBOOK_FORMATS
 
 
 def read_gguf(path: Path) -> dict[str, Weight]:

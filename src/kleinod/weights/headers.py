@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from kleinod.display import quoted
 from kleinod.errors import WeightsError
+from kleinod.weights import signatures
 
 SUFFIX = ".safetensors"
 GGUF_SUFFIX = ".gguf"
@@ -25,8 +27,6 @@ MAX_RANK = 8
 # Each of these signs makes at most one object of some hundred bytes when the JSON is decoded.
 _MAX_JSON_SIGNS = 400_000
 _SIGNS = (b"{", b"[", b",")
-# how torch.save begins: a zip, or a pickle of protocol 2 to 5
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 _DTYPE_BITS = (
     dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
@@ -75,33 +75,48 @@ def read_header(path: Path) -> Header:
 
     try:
         if not path.is_file():
-            raise Refusal("is no file", "give a .safetensors or .gguf file")
+            raise _not_a_file(path)
         with path.open("rb") as file:
             num_bytes = path.stat().st_size
-            start = file.read(8)
+            start = file.read(signatures.NUM_BYTES)
+            # by what is in it: names lie
             if start[:4] == gguf_header.MAGIC:
                 return gguf_header.parsed(file, num_bytes)
-            if path.suffix == GGUF_SUFFIX:
-                raise Refusal("does not begin as a GGUF file does")
-            return _safetensors(start, file.read, num_bytes)
+            other = signatures.recognized(start, num_bytes)
+            if other:
+                raise Refusal(*other)
+            file.seek(8)
+            return _safetensors(start[:8], file.read, num_bytes)
     except Refusal as refusal:
         raise WeightsError(f"{path}: {refusal}") from refusal
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}); check the path") from error
 
 
+def _not_a_file(path: Path) -> Refusal:
+    if path.is_symlink():
+        return Refusal("is a link that leads to no file (its target is missing, or a loop)")
+    if path.is_dir():
+        return Refusal("is a folder", "give a .safetensors or .gguf file in it")
+    if path.exists():
+        return Refusal("is no regular file", "give a .safetensors or .gguf file")
+    return Refusal("does not exist", "check the path")
+
+
+def file_error(path: Path) -> WeightsError:
+    """Why a path is no file that could be read."""
+    return WeightsError(f"{path}: {_not_a_file(path)}")
+
+
 def shown(name: object) -> str:
     """A name or value of a file in an error: on one line, printable, not long."""
-    text = ascii(name)
-    return text if len(text) <= 100 else f"{text[:90]}… ({len(text)} letters)"
+    return quoted(name)
 
 
 def _safetensors(start: bytes, read: Callable[[int], bytes], num_bytes: int) -> Header:
     if len(start) < 8:
         raise Refusal(f"has {num_bytes} bytes, which is no safetensors file")
     length = int.from_bytes(start, "little")
-    if start.startswith(_PICKLES):
-        raise Refusal("is a pickle, which may hold code and is not read", "take .safetensors")
     if length > num_bytes - 8:
         raise Refusal(
             f"header length {length} is over the file's {num_bytes} bytes; it is cut short or "
@@ -201,6 +216,16 @@ def _check_cover(tensors: Mapping[str, TensorEntry], begin: int, num_bytes: int)
         position = entry.end
     if position != num_bytes:
         raise Refusal(f"{num_bytes - position} bytes at the end belong to no tensor")
+
+
+def titles_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a file calls itself; empty strings where it does not."""
+    return tuple(str(metadata.get(key, "")) for key in ("general.name", "modelspec.title"))
+
+
+def own_titles(path: Path) -> tuple[str, ...]:
+    """What a single file calls itself; nothing for a folder. Raises WeightsError."""
+    return titles_of(read_header(path).metadata) if path.is_file() else ()
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 Reads no tensor data and needs no torch. What it needs in memory and how to use it: `usage.py`.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,19 @@ from kleinod import catalog
 from kleinod.catalog import ModelInfo
 from kleinod.config import read_json
 from kleinod.errors import InputError, WeightsError
-from kleinod.weights import recognition
+from kleinod.weights import prefixes, recognition
 from kleinod.weights.headers import (
     INDEX_SUFFIX,
-    SUFFIX,
     Header,
     TensorEntry,
     read_header,
     read_shards,
+    titles_of,
 )
 from kleinod.weights.layer_formats import LayerGroup, format_notes, layer_groups
+from kleinod.weights.listing import is_visible, weight_files, weights_in
 from kleinod.weights.recognition import Finding, Names
 
-GGUF_SUFFIX = ".gguf"
 TOKENIZER = "tokenizer"
 # the folders of a pipeline in the diffusers layout that klein needs, and those other models have
 NEEDED = ("transformer", "text_encoder", "vae", "tokenizer")
@@ -34,7 +33,6 @@ _MAX_TOKENIZER_BYTES = 64_000_000
 # where programs keep the other files of a split model
 _NEIGHBOURS = ("text_encoders", "clip", "vae", "diffusion_models", "unet")
 _MAX_NEIGHBOURS = 24
-_HUB_FOLDER = re.compile(r"models--[\w.-]+?--([\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,8 @@ def inspected(name: str | Path) -> Inspection:
         part = _tokenizer(path)
         return Inspection(path, part.finding.title, (part,), (), None, None, part.notes)
     part = read_part(path)
+    if part.finding.component == recognition.CHECKPOINT:
+        return _checkpoint(part, model)
     is_transformer = part.finding.component == recognition.TRANSFORMER and part.finding.is_klein
     variant = _variant(path, part.metadata, model) if is_transformer else None
     others = _companions(part)
@@ -109,9 +109,13 @@ def inspected(name: str | Path) -> Inspection:
 
 
 def read_part(path: Path) -> Part:
-    """The component in a file or in a folder of one component. Raises InputError, WeightsError."""
+    """What a file or a folder of one component holds. Raises InputError, WeightsError."""
     headers = _headers(path)
     entries = {name: entry for header in headers for name, entry in header.tensors.items()}
+    return _part(path, headers, entries)
+
+
+def _part(path: Path, headers: list[Header], entries: Mapping[str, TensorEntry]) -> Part:
     finding = recognition.recognise(entries)
     groups = layer_groups(finding.component, Names(entries).entries)
     if finding.component == recognition.UNKNOWN and not entries:
@@ -122,15 +126,36 @@ def read_part(path: Path) -> Part:
     return Part(path, finding, container, entries, metadata, tuple(groups), notes)
 
 
+def _checkpoint(whole: Part, model: str | None) -> Inspection:
+    """A file of several components: a part for each. What it lacks has to be given."""
+    several = recognition.checkpoint_parts(whole.entries)
+    headers = [Header(whole.container, whole.entries, whole.metadata, 0)]
+    parts = tuple(_part(whole.path, headers, entries) for entries in several.values())
+    is_klein = whole.finding.is_klein and recognition.TRANSFORMER in several
+    missing = {recognition.TEXT_ENCODER: "text_encoder", recognition.AUTOENCODER: "vae"}
+    lacking = tuple(name for component, name in missing.items() if component not in several)
+    return Inspection(
+        whole.path,
+        whole.finding.title,
+        parts,
+        lacking if is_klein else (),
+        _variant(whole.path, whole.metadata, model) if is_klein else None,
+        None,
+        (whole.finding.notes[0], *(note for part in parts for note in part.notes)),
+        model,
+    )
+
+
 def _headers(path: Path) -> list[Header]:
     if not path.is_dir():
         return [read_header(path)]
-    indices = sorted(path.glob("*" + INDEX_SUFFIX))
+    indices = sorted(p for p in path.glob("*" + INDEX_SUFFIX) if is_visible(p.name))
     if indices:
         return list(read_shards(indices[0]).values())
-    files = sorted(file for file in path.iterdir() if file.suffix in (SUFFIX, GGUF_SUFFIX))
-    if not files:
+    found = weights_in(path)
+    if not found:
         raise InputError(f"{path}: holds no model_index.json and no weights; give a model's folder")
+    files = weight_files(path)
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:4])
         raise InputError(f"{path}: holds {len(files)} weight files; give one of them ({names})")
@@ -147,6 +172,8 @@ def _companions(part: Part) -> dict[str, Part]:
             other = read_part(file)
         except InputError:
             continue
+        if other.finding.component not in prefixes.COMPONENTS:
+            continue
         is_new = other.finding.component not in (part.finding.component, *found)
         if is_new and other.finding.is_klein and _fits(part.finding, other.finding):
             found[other.finding.component] = other
@@ -156,11 +183,7 @@ def _companions(part: Part) -> dict[str, Part]:
 def _nearby(path: Path) -> Iterator[Path]:
     folders = [path.parent, *(path.parent.parent / name for name in _NEIGHBOURS)]
     files = [
-        file
-        for folder in folders
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if file.suffix in (SUFFIX, GGUF_SUFFIX) and file != path
+        file for folder in folders if folder.is_dir() for file in weights_in(folder) if file != path
     ]
     return iter(list(dict.fromkeys(files))[:_MAX_NEIGHBOURS])
 
@@ -219,7 +242,7 @@ def _variant(path: Path, metadata: Mapping[str, object], model: str | None) -> V
     """By the strongest evidence there is; no tensor tells."""
     if model in catalog.KNOWN:
         return Variant(catalog.KNOWN[model].variant, f"{model} is a known model")
-    hub = _HUB_FOLDER.search(str(path.absolute()))
+    repository, name = catalog.name_evidence(path)
     index = path / "model_index.json"
     if index.is_file():
         stated = read_json(index)
@@ -228,37 +251,29 @@ def _variant(path: Path, metadata: Mapping[str, object], model: str | None) -> V
         if "is_distilled" in stated:
             is_distilled = bool(stated["is_distilled"])
             evidence = f"model_index.json, is_distilled {str(is_distilled).lower()}"
-            named = _named_variant(hub[1] if hub else path.name)
+            named = catalog.named_variant(repository or name)
             is_kv = is_distilled and named == "kv"
             return Variant("kv" if is_kv else "distilled" if is_distilled else "base", evidence)
         return Variant("base", "model_index.json has no is_distilled, which means base")
-    titles = (str(metadata.get(key, "")) for key in ("general.name", "modelspec.title"))
+    titles = titles_of(metadata)
     for text, evidence in (
-        (hub[1] if hub else "", "the repository's name"),
-        (path.name, "the file's name"),
+        (repository, "the repository's name"),
+        (name, "the file's name"),
         *((title, "its own title") for title in titles),
     ):
-        named = _named_variant(text)
+        named = catalog.named_variant(text)
         if named:
             return Variant(named, f"{evidence}, {text}")
     return Variant(None, "cannot be told from the tensors, nor by its name; taken as distilled")
-
-
-def _named_variant(text: str) -> str | None:
-    """The variant a name tells: klein's published names, or a plain word."""
-    words = re.split(r"[^a-z0-9]+", text.lower())
-    for word in ("base", "kv", "distilled"):
-        if word in words:
-            return word
-    return "distilled" if "klein" in words else None
 
 
 def _is_tokenizer(path: Path) -> bool:
     if path.is_file():
         return path.name in ("tokenizer.json", "vocab.json", "merges.txt")
     names = {file.name for file in path.iterdir()}
-    has_weights = any(name.endswith((SUFFIX, GGUF_SUFFIX)) for name in names)
-    return not has_weights and ("tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names)
+    return not weights_in(path) and (
+        "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+    )
 
 
 def _tokenizer(path: Path) -> Part:

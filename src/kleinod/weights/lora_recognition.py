@@ -97,7 +97,9 @@ def _adapters(tensors: Mapping[str, TensorEntry]) -> dict[str, Shapes]:
             part = {"lora_down": "lora_A", "lora_up": "lora_B"}.get(match[1], match[1])
             adapters.setdefault(name[: match.start()], {})[part] = entry.shape
     has_weights = any(parts.keys() - {"alpha", "diff_b"} for parts in adapters.values())
-    return adapters if has_weights else {}
+    # a model with a few such tensors beside its own is a model
+    is_most = 2 * sum(map(len, adapters.values())) > len(tensors)
+    return adapters if has_weights and is_most else {}
 
 
 def _kinds(adapters: Mapping[str, Shapes]) -> str:

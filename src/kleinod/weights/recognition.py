@@ -6,15 +6,19 @@ Source of names and sizes: klein-facts A.1-A.3, C, D; other families by names th
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from kleinod.weights import lora_recognition
+from kleinod.weights import lora_recognition, prefixes
 from kleinod.weights.headers import TensorEntry
+from kleinod.weights.prefixes import AUTOENCODER as AUTOENCODER
+from kleinod.weights.prefixes import TEXT_ENCODER as TEXT_ENCODER
+from kleinod.weights.prefixes import TRANSFORMER as TRANSFORMER
 
 KLEIN, DEV, QWEN3, FLUX2 = "FLUX.2 klein", "FLUX.2 dev", "Qwen3", "FLUX.2"
-TRANSFORMER, TEXT_ENCODER, AUTOENCODER = "transformer", "text_encoder", "autoencoder"
 LORA, CHECKPOINT, UNET, UNKNOWN = "LoRA", "checkpoint", "U-Net", "unknown"
-PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+DECODER_ONLY = "decoder only: text to picture works, reference pictures need the encoder"
+# before the tensors of models that are only named, not read
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
 # (width, double blocks, single blocks): size
 _KLEIN_SIZES = {(3072, 5, 20): "4B", (4096, 8, 24): "9B"}
@@ -54,16 +58,15 @@ class Finding:
 
 
 class Names:
-    """The tensors' names and shapes, without the prefix that some files put before each."""
+    """Tensors by their own names: without the prefixes that programs put before them."""
 
     def __init__(self, tensors: Mapping[str, TensorEntry]) -> None:
-        self.prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in tensors)), "")
-        self.entries = {
-            name.removeprefix(self.prefix): entry
-            for name, entry in tensors.items()
-            if name.startswith(self.prefix)
-        }
-        self.num_others = len(tensors) - len(self.entries)
+        found = prefixes.split(tensors)
+        own = {name: short for names in found.own.values() for name, short in names.items()}
+        first = (p for p in _PREFIXES if any(n.startswith(p) for n in found.unknown))
+        self.prefix = next(first, "")
+        own |= {name: name.removeprefix(self.prefix) for name in found.unknown}
+        self.entries = {own[name]: entry for name, entry in tensors.items() if name in own}
         self._text = "\n".join(self.entries)
 
     def has(self, pattern: str) -> bool:
@@ -91,19 +94,47 @@ def recognise(tensors: Mapping[str, TensorEntry]) -> Finding:
     if lora is not None:
         numbers = {"num_modules": lora.num_modules, "rank": lora.rank}
         return Finding(LORA, lora.base, lora.size, lora.convention, numbers, lora.notes)
-    whole = Names(tensors)
-    for recogniser in (_checkpoint, _flux2_transformer, _qwen3, _autoencoder, _other):
+    parts = checkpoint_parts(tensors)
+    if len(parts) > 1:
+        return _checkpoint(parts)
+    return _single(Names(tensors))
+
+
+def _single(whole: Names) -> Finding:
+    """What the tensors of one component are."""
+    for recogniser in (_stable_diffusion_checkpoint, _flux2_transformer, _qwen3, _autoencoder):
         finding = recogniser(whole)
         if finding is not None:
             return finding
-    return Finding(UNKNOWN)
+    return _other(whole) or Finding(UNKNOWN)
 
 
-def _checkpoint(names: Names) -> Finding | None:
+def checkpoint_parts(
+    tensors: Mapping[str, TensorEntry],
+) -> dict[str, dict[str, TensorEntry]]:
+    """The tensors of each component of a file of several, by the file's names; else nothing."""
+    found = prefixes.split(tensors)
+    if not found.is_checkpoint:
+        return {}
+    return {
+        component: {name: tensors[name] for name in found.own[component]}
+        for component in prefixes.COMPONENTS
+        if component in found.own
+    }
+
+
+def _checkpoint(parts: Mapping[str, Mapping[str, TensorEntry]]) -> Finding:
+    """A file of several components of a FLUX model, as ComfyUI saves it."""
+    findings = {component: _single(Names(entries)) for component, entries in parts.items()}
+    main = findings.get(TRANSFORMER) or next(iter(findings.values()))
+    words = [component.replace("_", " ") for component in findings]
+    note = f"holds {', '.join(words[:-1])} and {words[-1]}"
+    return replace(main, component=CHECKPOINT, notes=(note, *main.notes))
+
+
+def _stable_diffusion_checkpoint(names: Names) -> Finding | None:
     """A file of several components, as Stable Diffusion was published."""
-    if not names.prefix or not names.num_others:
-        return None
-    if names.has(r"input_blocks\."):
+    if names.prefix and names.has(r"input_blocks\.") and names.has(r"(decoder|cond|first)"):
         return Finding(CHECKPOINT, _stable_diffusion(names), layout="CompVis")
     return None
 
@@ -139,8 +170,6 @@ def _flux2_transformer(names: Names) -> Finding | None:
         "channels": names.size(1, "img_in.weight", "x_embedder.weight"),
     }
     family = DEV if has_guidance or width == _DEV_WIDTH else KLEIN
-    if names.num_others:
-        notes += (f"holds {names.num_others} tensors of other components too, which are not read",)
     return Finding(TRANSFORMER, family, size, "BFL" if is_bfl else "diffusers", numbers, notes)
 
 
@@ -166,24 +195,19 @@ def _qwen3(names: Names) -> Finding | None:
 
 def _autoencoder(names: Names) -> Finding | None:
     """By the latents' channels and by statistics, which only FLUX.2 has."""
-    prefix = "first_stage_model." if names.has(r"first_stage_model\.") else ""
-    decoder = prefix + "decoder.conv_in.weight"
-    shape = names.shape(decoder)
+    shape = names.shape("decoder.conv_in.weight")
     if len(shape) != 4:
         return None
     layout = "diffusers" if names.has(r"decoder\.up_blocks\.") else "BFL"
     numbers = {"latent_channels": shape[1], "decoder_width": shape[0]}
-    if shape[1] == 32 and names.has(r"bn\.running_mean"):
+    has_encoder = names.has(r"encoder\.conv_in\.")
+    if shape[1] == 32 and (names.has(r"bn\.running_mean") or not has_encoder):
         finest = names.size(0, "decoder.conv_norm_out.weight", "decoder.norm_out.weight")
         numbers["finest_width"] = finest
         kinds = {512: "full decoder", 384: "small decoder"}
-        return Finding(
-            AUTOENCODER,
-            FLUX2,
-            kinds.get(shape[0], f"decoder of width {shape[0]}"),
-            layout,
-            numbers,
-        )
+        kind = kinds.get(shape[0], f"decoder of width {shape[0]}")
+        notes = () if has_encoder else (DECODER_ONLY,)
+        return Finding(AUTOENCODER, FLUX2, kind, layout, numbers, notes)
     families = {4: "SD 1.5 or SDXL", 16: "FLUX.1 or SD 3"}
     note = f"{shape[1]} latent channels; klein's has 32 and statistics (bn)"
     family = families.get(shape[1], "another family")

@@ -6,8 +6,8 @@ Memory is an estimate, for one picture of the model's own size, without referenc
                  of the text encoder only the token table and the layers that are read
     activations  transformer and text encoder: 40 numbers of 2 bytes per token and width;
                  autoencoder: 11 pictures of its finest width in 2 bytes (measured: docs/log.md)
-    all          every component's held bytes + the largest activations
-    sequential   the largest component with its own activations
+    none         every component's held bytes + the largest activations
+    model        the largest component with its own activations
 
 A component that is not there counts as the published one in bfloat16.
 """
@@ -64,7 +64,7 @@ def _is_read(name: str, num_layers: int) -> bool:
 
 
 def memory(inspection: Inspection) -> dict[str, int] | None:
-    """Bytes under each residency policy; None where it is no klein transformer or model."""
+    """Bytes under each value of offload; None where it is no klein transformer or model."""
     transformer = inspection.part(TRANSFORMER)
     if transformer is None or transformer.finding.family != recognition.KLEIN:
         return None
@@ -104,9 +104,20 @@ def published_bytes(known: KnownModel) -> int | None:
 
 def _by_policy(needs: list[_Need]) -> dict[str, int]:
     return {
-        "all": sum(need.held for need in needs) + max(need.activations for need in needs),
-        "sequential": max(need.held + need.activations for need in needs),
+        "none": sum(need.held for need in needs) + max(need.activations for need in needs),
+        "model": max(need.held + need.activations for need in needs),
     }
+
+
+def assumed(inspection: Inspection) -> tuple[str, ...]:
+    """The components that `memory` counts as the published ones, because they are not here."""
+    if memory(inspection) is None:
+        return ()
+    return tuple(
+        name
+        for name in (TEXT_ENCODER, AUTOENCODER)
+        if inspection.part(name) is None and name not in inspection.companions
+    )
 
 
 def _size_and_tokens(info: ModelInfo | None) -> tuple[int, int]:
@@ -159,6 +170,8 @@ def command(inspection: Inspection) -> str | None:
     """The line that uses it, with capitals where a file is still needed; None if nothing does."""
     if inspection.info is not None:
         return _line({"--model": inspection.model or str(inspection.path)}, inspection.missing)
+    if _is_checkpoint(inspection):
+        return _line({"--model": str(inspection.path)}, inspection.missing)
     part = next(iter(inspection.parts), None)
     if len(inspection.parts) != 1 or part is None or not part.finding.is_klein:
         return None
@@ -181,6 +194,12 @@ def command(inspection: Inspection) -> str | None:
         },
         (),
     )
+
+
+def _is_checkpoint(inspection: Inspection) -> bool:
+    """Whether a file holds a klein transformer and more."""
+    transformer = inspection.part(TRANSFORMER)
+    return len(inspection.parts) > 1 and transformer is not None and transformer.finding.is_klein
 
 
 def _is_model(folder: Path) -> bool:

@@ -1,9 +1,9 @@
 """Which components are on the device: all of them, only the one in use, or only its block in use.
 
-`all` keeps what was loaded. `sequential` lets go of every other component before it loads the
-next, so that text encoder and transformer are never held at once. `stream` does the same, and lets
-go of each block of a mapped component after its use (streaming.py);
-on an accelerator blocks visit it one after the other (acceleration/streaming.py).
+`none` offloads nothing: what was loaded stays. `model` lets go of every other component before it
+loads the next, so that text encoder and transformer are never held at once. `block` does the same,
+and lets go of each block of a mapped component after its use (streaming.py); on an accelerator
+blocks visit it one after the other (acceleration/streaming.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,30 +15,24 @@ from kleinod.errors import InputError
 from kleinod.streaming import stream
 
 AUTO_LIMIT_BYTES = 2 * 1024**3
-POLICIES = ("auto", "all", "sequential", "stream")
+POLICIES = ("auto", "none", "model", "block")
+# the words of version 0.1, accepted for one more release
+_OLD_WORDS = {"all": "none", "sequential": "model", "stream": "block"}
 
 
-# the public words, and those of version 0.1
-_OFFLOAD = {"auto": "auto", "none": "all", "model": "sequential", "block": "stream"}
-
-
-def offload_policy(offload: str) -> str:
-    """The policy of a value of `offload`: auto, none, model or block. Raises InputError.
-
-    The words of version 0.1 (all, sequential, stream) are accepted for one more release.
-    """
-    if offload in POLICIES:
-        return offload
-    if offload not in _OFFLOAD:
-        raise InputError(f"offload: {offload!r} is unknown; give {', '.join(_OFFLOAD)}")
-    return _OFFLOAD[offload]
+def checked_policy(offload: str) -> str:
+    """A value of `offload` as one of POLICIES. Raises InputError."""
+    policy = _OLD_WORDS.get(offload, offload)
+    if policy not in POLICIES:
+        raise InputError(f"offload: {offload!r} is unknown; give {', '.join(POLICIES)}")
+    return policy
 
 
 def chosen_policy(policy: str, num_bytes: int) -> str:
     """The given policy; `auto` decides by the size of all components' files."""
     if policy != "auto":
         return policy
-    return "all" if num_bytes < AUTO_LIMIT_BYTES else "sequential"
+    return "none" if num_bytes < AUTO_LIMIT_BYTES else "model"
 
 
 class Residents:
@@ -49,12 +43,12 @@ class Residents:
         self._held: dict[str, nn.Module] = {}
 
     def use(self, name: str) -> Any:  # noqa: ANN401 - each component has its own type
-        """The component, on the device; but under `all` the only one there."""
+        """The component, on the device; but under `none` the only one there."""
         if name not in self._held:
-            if self.policy != "all":
+            if self.policy != "none":
                 self.release()
             self._held[name] = self._loaders[name]()
-            if self.policy == "stream":
+            if self.policy == "block":
                 stream(self._held[name])
         return self._held[name]
 

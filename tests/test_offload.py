@@ -11,7 +11,7 @@ from torch import nn
 from kleinod import catalog
 from kleinod.assembly import load_sampler
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
-from kleinod.residency import AUTO_LIMIT_BYTES, Residents, chosen_policy
+from kleinod.offload import AUTO_LIMIT_BYTES, Residents, chosen_policy
 from kleinod.sampler import Sampler
 from kleinod.weights.fingerprint import fingerprint
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved(tmp_path_factory.mktemp("klein"))
 
 
-def _loaded(folder: Path, residency: str) -> Sampler:
-    return load_sampler(folder, device="cpu", dtype="float32", residency=residency)
+def _loaded(folder: Path, offload: str) -> Sampler:
+    return load_sampler(folder, device="cpu", dtype="float32", offload=offload)
 
 
 def _watched(pipeline: Sampler) -> list[tuple[str, ...]]:
@@ -42,7 +42,7 @@ def _watched(pipeline: Sampler) -> list[tuple[str, ...]]:
     return held
 
 
-def test_sequential_holds_one_component_at_a_time(folder: Path) -> None:
+def test_model_offload_holds_one_component_at_a_time(folder: Path) -> None:
     pipeline = _loaded(folder, "sequential")
     assert pipeline.residents.held == ()
     held = _watched(pipeline)
@@ -63,14 +63,14 @@ def test_all_keeps_every_component(folder: Path) -> None:
 
 def test_policies_paint_one_picture(folder: Path) -> None:
     pictures = [
-        _loaded(folder, residency).generate("a cat", **FIELDS).images[0].image
-        for residency in ("all", "sequential")
+        _loaded(folder, offload).generate("a cat", **FIELDS).images[0].image
+        for offload in ("none", "model")
     ]
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
 def test_a_released_component_leaves_the_address_space(folder: Path) -> None:
-    pipeline = _loaded(folder, "sequential")
+    pipeline = _loaded(folder, "model")
     pipeline.residents.use("text_encoder")
     assert "text_encoder/model.safetensors" in Path("/proc/self/maps").read_text()
     pipeline.residents.use("transformer")
@@ -78,19 +78,20 @@ def test_a_released_component_leaves_the_address_space(folder: Path) -> None:
 
 
 def test_auto_decides_by_size() -> None:
-    assert chosen_policy("auto", AUTO_LIMIT_BYTES - 1) == "all"
-    assert chosen_policy("auto", AUTO_LIMIT_BYTES) == "sequential"
-    assert chosen_policy("all", AUTO_LIMIT_BYTES) == "all"
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES - 1) == "none"
+    assert chosen_policy("auto", AUTO_LIMIT_BYTES) == "model"
+    assert chosen_policy("none", AUTO_LIMIT_BYTES) == "none"
 
 
-@pytest.mark.parametrize(("free", "policy"), [(0, "sequential"), (2**40, "all")])
+@pytest.mark.parametrize(("free", "policy"), [(0, "model"), (2**40, "none")])
 def test_auto_keeps_on_the_cpu_what_fits_into_the_free_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, policy: str
 ) -> None:
-    monkeypatch.setattr("kleinod.residency.AUTO_LIMIT_BYTES", 0)
+    monkeypatch.setattr("kleinod.offload.AUTO_LIMIT_BYTES", 0)
     monkeypatch.setattr("kleinod.assembly.available_bytes", lambda: free)
     assert _loaded(folder, "auto").residents.policy == policy
-    assert _loaded(folder, "sequential").residents.policy == "sequential"
+    assert _loaded(folder, "model").residents.policy == "model"
+    assert _loaded(folder, "sequential").residents.policy == "model"
 
 
 def test_a_failed_load_holds_nothing() -> None:
@@ -187,7 +188,7 @@ def test_second_run_of_a_prompt_paints_without_the_encoder(
 ) -> None:
     monkeypatch.setattr("kleinod.assembly.MIN_STORED_ENCODER_BYTES", 0)
     monkeypatch.setenv("KLEINOD_CACHE", str(tmp_path))
-    options = {"device": "cpu", "dtype": torch.float32, "residency": "sequential"}
+    options = {"device": "cpu", "dtype": torch.float32, "offload": "model"}
     first = load_sampler(folder, **options).generate("a cat", **FIELDS)
     second = load_sampler(folder, **options)
     used: list[str] = []
