@@ -25,6 +25,7 @@ ORDER = (
     "request",
     "config",
     "vocabulary",
+    "known_models",
     "catalog",
     "request_warnings",
     "licenses",

@@ -8,6 +8,8 @@ from kleinod.hardware import Memory
 
 _HEAD = ("NAME", "VARIANT", "FORMAT", "LICENCE", "ON DISK", "MEMORY", "FITS", "WHERE")
 _MIN_COLUMNS, _GAP = 40, 2
+# how much of a model is in memory, by offload policy
+_WORDS = {"none": "all components at once", "model": "one at a time"}
 _FITS = {"none": "yes", "model": "one at a time", None: "no"}
 
 
@@ -63,7 +65,7 @@ def print_model(report: dict[str, Any]) -> None:
         "file": report["file"],
         "components": components and f"text encoder and autoencoder are those of {components}",
         "on disk": _size(report["bytes"]),
-        "memory": ", ".join(f"{name} {_size(size)}" for name, size in memory.items()),
+        "memory": ", ".join(f"{_size(size)} {_WORDS[name]}" for name, size in memory.items()),
         "fits": f"{_fits(report)} ({report['device']}, {_size(report['device_bytes'])})",
         "where": where,
     }
