@@ -214,7 +214,8 @@ def test_models_lists_what_is_known_and_present(
     rows = {row["name"]: row for row in json.loads(_run("models", "--json").stdout)}
     assert rows.keys() >= {"mini", "klein-4b", "klein-base-9b", "tiny"}
     assert rows["tiny"]["path"] == str(tiny_model)
-    lines = _run("models").stdout.splitlines()
+    head, *lines = _run("models").stdout.splitlines()
+    assert head.split()[:2] == ["NAME", "VARIANT"]
     assert len(lines) == len(rows)
     assert any(line.startswith("tiny ") and str(tiny_model) in line for line in lines)
 

@@ -183,3 +183,15 @@ def test_every_control_has_a_name(page: Page) -> None:
             .map((one) => one.outerHTML)"""
     )
     assert nameless == []
+
+
+def test_things_to_try_fill_the_prompt_and_an_unknown_word_is_said(page: Page) -> None:
+    page.get_by_role("button", name="a castle, flat style").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a castle, flat style")
+    page.get_by_text("All that it knows").click()
+    page.get_by_role("button", name="magnifying glass", exact=True).click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(
+        "a castle, flat style magnifying glass"
+    )
+    paint(page, "a knight")
+    expect(page.locator("#warnings")).to_contain_text("mini does not know: knight")

@@ -226,7 +226,7 @@ def test_request_whose_images_are_all_blocked_raises(
     pipe: kleinod.Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _block(monkeypatch, 0.95, 0.95)
-    with pytest.raises(kleinod.ModeratedError, match="the result was stopped"):
+    with pytest.raises(kleinod.ModeratedError, match="the result was blocked"):
         pipe.generate("a fox", seed=7, num_images=2, **SIZE)
 
 

@@ -320,6 +320,16 @@ def test_the_hub_is_loaded_only_when_it_is_asked() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_only_some_folders_of_a_model_can_be_listed(server: FakeHub) -> None:
+    listed = hub.listing(NAME_4B, folders=("text_encoder", "vae", "tokenizer"))
+    assert {file.name for file in listed.files} == {
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/merges.txt",
+    }
+
+
 NAMES = [
     "../evil.safetensors", "transformer/../../evil.safetensors", "/etc/evil.safetensors",
     "..\\evil.safetensors", "C:\\evil.safetensors", "c:evil.safetensors", "./evil.safetensors",

@@ -321,7 +321,7 @@ def test_screening_judges_references_and_results(monkeypatch: pytest.MonkeyPatch
         (lambda: screening.check_reference(image), "reference"),
         (lambda: screening.check_result(image), "result"),
     ):
-        with pytest.raises(ModeratedError, match=f"the {moment} was stopped: sexual") as caught:
+        with pytest.raises(ModeratedError, match=f"the {moment} was blocked: sexual") as caught:
             check()
         assert caught.value.moment == moment
 

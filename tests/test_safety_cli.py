@@ -35,7 +35,7 @@ def _receipt(path: Path) -> dict[str, Any]:
 def _assert_moderated(result: Result, moment: str) -> None:
     """Exit status 3 and one line that repeats nothing of the prompt."""
     assert result.exit_code == 3, result.output
-    assert result.stderr.startswith(f"moderated: the {moment} was stopped: ")
+    assert result.stderr.startswith(f"moderated: the {moment} was blocked: ")
     assert result.stderr.count("\n") == 1
     assert "nude" not in result.stderr
 

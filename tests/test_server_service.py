@@ -224,7 +224,7 @@ def test_old_results_are_removed_with_their_pictures(served: Served) -> None:
 def test_filters_stop_a_prompt_and_say_why(served: Served) -> None:
     job = served.paint(prompt="a nude woman, explicit porn", safety_tolerance=0)
     assert job.status is JobStatus.REQUEST_MODERATED and job.moderation == ("sexual",)
-    assert job.results == () and "prompt was stopped" in str(job.error)
+    assert job.results == () and "prompt was blocked" in str(job.error)
 
 
 def test_audit_log_tells_pictures_and_what_was_stopped(served: Served) -> None:

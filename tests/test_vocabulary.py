@@ -28,7 +28,10 @@ def known() -> Vocabulary:
 
 
 def warnings(
-    *prompts: str, references: int = 0, size: tuple[int, int] = (128, 128), **options: Any
+    *prompts: str,
+    references: int = 0,
+    size: tuple[int, int] = (128, 128),
+    length: PromptLength | None = None,
 ) -> Sequence[RequestWarning]:
     """Those of a request to the built-in model."""
     request = ResolvedRequest(
@@ -42,17 +45,19 @@ def warnings(
         seed=1,
         num_images=1,
     )
-    return request_warnings(request, INFO, **options)
+    return request_warnings(request, INFO, length)
 
 
-def codes(*prompts: str, **options: Any) -> list[str]:
+def codes(*prompts: str, **options: Any) -> list[str]:  # noqa: ANN401 - those of warnings
     """The warnings' codes."""
     return [warning.code for warning in warnings(*prompts, **options)]
 
 
 def test_the_file_is_what_the_recipe_writes() -> None:
     recipe = runpy.run_path(str(ROOT / "recipes" / "mini" / "write_vocabulary.py"))
-    assert (MINI / "vocabulary.json").read_text(encoding="utf-8") == recipe["text"]()
+    assert (MINI / "vocabulary.json").read_text(encoding="utf-8") == recipe[
+        "vocabulary"
+    ]().file_text()
 
 
 def test_every_hint_leads_to_a_known_word() -> None:

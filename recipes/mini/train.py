@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from write_vocabulary import vocabulary
 
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
@@ -276,7 +277,11 @@ def export_mini(steps: int | None) -> None:
     )
     export_model("flow.safetensors", RUN / "base", base)
     if (RUN / "distilled.safetensors").is_file():
-        export_model("distilled.safetensors", Path("src/kleinod/mini"), DISTILLED)
+        export_model(
+            "distilled.safetensors",
+            Path("src/kleinod/mini"),
+            replace(DISTILLED, vocabulary=vocabulary()),
+        )
 
 
 def main() -> None:

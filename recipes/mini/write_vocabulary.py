@@ -4,7 +4,6 @@ The words come from the captions that training composes (training/scenes.py, edi
 without their pictures, and from concepts.txt; wordlist.toml adds what no caption has.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -139,11 +138,6 @@ def _synonyms(listed: dict[str, str]) -> dict[str, str]:
     return dict(sorted(pairs))
 
 
-def text() -> str:
-    """The file's text."""
-    return json.dumps(vocabulary().as_json(), indent=1, ensure_ascii=False) + "\n"
-
-
 if __name__ == "__main__":
-    TARGET.write_text(text(), encoding="utf-8")
+    TARGET.write_text(vocabulary().file_text(), encoding="utf-8")
     print(TARGET)

@@ -13,22 +13,13 @@ from typing import Any
 from kleinod import paths
 from kleinod.config import RANGES, read_json
 from kleinod.errors import InputError, WeightsError
+from kleinod.known_models import APACHE as APACHE
+from kleinod.known_models import KNOWN as KNOWN
+from kleinod.known_models import NON_COMMERCIAL as NON_COMMERCIAL
+from kleinod.known_models import UNKNOWN_LICENSE as UNKNOWN_LICENSE
+from kleinod.known_models import KnownModel as KnownModel
 from kleinod.request import MAX_PIXELS, MAX_STEPS, MIN_SIDE_PIXELS
 from kleinod.vocabulary import Vocabulary
-
-APACHE = "Apache-2.0"
-NON_COMMERCIAL = "FLUX Non-Commercial License"
-UNKNOWN_LICENSE = "unknown"
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A published model; variant is "distilled", "base" or "kv"."""
-
-    name: str
-    repository: str | None
-    license: str
-    variant: str = "distilled"
 
 
 @dataclass(frozen=True)
@@ -46,20 +37,8 @@ class ModelInfo:
     vocabulary: Vocabulary | None = field(default=None, repr=False, compare=False)
 
 
-_HUB = "black-forest-labs/FLUX.2-"
-KNOWN = {
-    model.name: model
-    for model in (
-        KnownModel("mini", None, APACHE),
-        KnownModel("klein-4b", _HUB + "klein-4B", APACHE),
-        KnownModel("klein-base-4b", _HUB + "klein-base-4B", APACHE, "base"),
-        KnownModel("klein-9b", _HUB + "klein-9B", NON_COMMERCIAL),
-        KnownModel("klein-base-9b", _HUB + "klein-base-9B", NON_COMMERCIAL, "base"),
-        KnownModel("klein-9b-kv", _HUB + "klein-9b-kv", NON_COMMERCIAL, "kv"),
-    )
-}
-
-
+# what a transformer alone takes from the whole model of its size
+SHARED_FOLDERS = ("text_encoder", "vae", "tokenizer")
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 
 
@@ -91,9 +70,9 @@ def _known_folder(known: KnownModel) -> Path:
     folder = present(known)
     if folder is not None:
         return folder
+    source = f"{known.repository}, {known.file}" if known.file else known.repository
     remedy = (
-        f"run `kleinod pull {known.name}` ({known.repository}) "
-        f"or put it into $KLEINOD_MODELS/{known.name}"
+        f"run `kleinod pull {known.name}` ({source}) or put it into $KLEINOD_MODELS/{known.name}"
     )
     if known.repository is None:
         remedy = "install kleinod again, with its package data"
@@ -157,13 +136,52 @@ def _plain(name: str) -> str:
 def present(known: KnownModel) -> Path | None:
     """The first folder that holds the model: the package's, $KLEINOD_MODELS', the Hub's cache.
 
-    What may not be looked at holds none.
+    Of a transformer alone its file. What may not be looked at holds none.
     """
+    if known.is_transformer_only:
+        files = (_weight_file(folder, known.file) for folder in _folders(known))
+        return next(filter(None, files), None)
+    folders = _folders(known)
+    return next((f for f in folders if paths.is_readable_file(f / "model_index.json")), None)
+
+
+def _folders(known: KnownModel) -> list[Path]:
+    """Where a model may lie."""
     if known.repository is None:
-        candidates = [Path(__file__).parent / known.name]
-    else:
-        candidates = [*_own_folders(known.name), *_snapshots(known.repository)]
-    return next((c for c in candidates if paths.is_readable_file(c / "model_index.json")), None)
+        return [Path(__file__).parent / known.name]
+    return [*_own_folders(known.name), *_snapshots(known.repository)]
+
+
+def _weight_file(folder: Path, name: str | None) -> Path | None:
+    """The file of that name, or the only weight file that there is."""
+    if name is not None and paths.is_readable_file(folder / name):
+        return folder / name
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in _WEIGHT_SUFFIXES]
+    except OSError:
+        return None
+    return files[0] if len(files) == 1 and paths.is_readable_file(files[0]) else None
+
+
+def whole_models(size: str | None) -> list[KnownModel]:
+    """The models of a size that come with text encoder and autoencoder."""
+    return [one for one in KNOWN.values() if one.size == size and not one.is_transformer_only]
+
+
+def of_file(file: Path) -> KnownModel | None:
+    """The known model that a transformer's file is, if `find` gives the file for its name."""
+    alone = (known for known in KNOWN.values() if known.is_transformer_only)
+    return next((known for known in alone if present(known) == file), None)
+
+
+def components_folder(known: KnownModel) -> Path | None:
+    """The folder with the text encoder and autoencoder for a transformer alone; None: not here."""
+    folders = (folder for whole in whole_models(known.size) for folder in _folders(whole))
+    names = ("text_encoder", "vae")
+    return next(
+        (f for f in folders if all(paths.is_readable_file(f / n / "config.json") for n in names)),
+        None,
+    )
 
 
 def _own_folders(name: str) -> list[Path]:

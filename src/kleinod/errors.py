@@ -41,17 +41,27 @@ class SigningError(KleinodError):
 
 
 class ModeratedError(KleinodError):
-    """A filter stopped a prompt, a reference or a result (exit status 3).
+    """A filter blocked a prompt, a reference or a result (exit status 3).
 
-    `moment` is "prompt", "reference" or "result"; `verdicts` are those that stopped it. The message
-    is one line with moment, category and where to report a mistake, if the operator names a
-    place; it never repeats what was found.
+    `moment` is "prompt", "reference" or "result"; `verdicts` are those that blocked it. The message
+    is one line with moment, category, which settings change it, and where to report a mistake, if
+    the operator names a place; it never repeats what was found.
     """
 
     def __init__(
-        self, moment: str, verdicts: Sequence[Any], report_address: str | None = None
+        self,
+        moment: str,
+        verdicts: Sequence[Any],
+        report_address: str | None = None,
+        *,
+        remedy: str = "",
     ) -> None:
         self.moment, self.verdicts = moment, tuple(verdicts)
         found = "; ".join(map(str, self.verdicts))
-        report = f"; report a mistake to {report_address}" if report_address else ""
-        super().__init__(f"the {moment} was stopped: {found}{report}")
+        report = f"report a mistake to {report_address}" if report_address else ""
+        self._summary, self._report = f"the {moment} was blocked: {found}", report
+        super().__init__(self.message(remedy))
+
+    def message(self, remedy: str = "") -> str:
+        """The line with other words for the settings that change it, or none."""
+        return "; ".join(filter(None, (self._summary, remedy, self._report)))

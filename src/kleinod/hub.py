@@ -95,8 +95,13 @@ def repository_of(name: str) -> str:
     return name
 
 
-def listing(repository: str, files: tuple[str, ...] = ()) -> Listing:
-    """What there is to fetch: the named files, or those that a model needs. Raises InputError."""
+def listing(
+    repository: str, files: tuple[str, ...] = (), *, folders: tuple[str, ...] = ()
+) -> Listing:
+    """What there is to fetch: the named files, or those that a model needs. Raises InputError.
+
+    folders: of those that a model needs, only the ones in these folders.
+    """
     from huggingface_hub import HfApi
 
     with _plain_errors(repository):
@@ -107,6 +112,7 @@ def listing(repository: str, files: tuple[str, ...] = ()) -> Listing:
         if not re.fullmatch(r"[0-9A-Za-z]{1,64}", revision):
             raise InputError(f"name: the hub names the revision {_shown(revision)} of {repository}")
         names = sorted(_chosen(repository, list(sizes), files))
+        names = [name for name in names if not folders or name.partition("/")[0] in folders]
         found = tuple(HubFile(n, sizes[n], _is_cached(repository, n, revision)) for n in names)
         return Listing(repository, revision, _license(repository, info), found)
 
@@ -172,16 +178,17 @@ def _is_cached(repository: str, name: str, revision: str) -> bool:
     return isinstance(found, str)
 
 
-def check_room(wanted: Listing) -> None:
-    """Raise InputError if the disk cannot hold what is missing."""
+def check_room(*listings: Listing) -> None:
+    """Raise InputError if the disk cannot hold what is missing of all of them."""
+    missing_bytes = sum(wanted.missing_bytes for wanted in listings)
     folder = catalog.hub_cache()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < wanted.missing_bytes + _SPARE_BYTES:
+    if free < missing_bytes + _SPARE_BYTES:
         raise InputError(
-            f"disk: {folder} has {free / 1e9:.1f} GB free, {wanted.repository} needs "
-            f"{(wanted.missing_bytes + _SPARE_BYTES) / 1e9:.1f}; make room or set HF_HUB_CACHE"
+            f"disk: {folder} has {free / 1e9:.1f} GB free, {listings[0].repository} needs "
+            f"{(missing_bytes + _SPARE_BYTES) / 1e9:.1f}; make room or set HF_HUB_CACHE"
         )
 
 

@@ -60,7 +60,7 @@ class _Root(Group):
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
         except ModeratedError as error:
-            status = _failed(str(error), status=MODERATED, kind="moderated")
+            status = _failed(_moderated(error), status=MODERATED, kind="moderated")
         except KleinodError as error:
             status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
         except typer.TyperException as error:
@@ -92,6 +92,13 @@ def _message(error: typer.TyperException) -> str:
     if name and context is not None and hasattr(error, "possibilities"):
         return usage.unknown_option(name, context)
     return error.format_message().replace("Value error, ", "")  # pydantic's words
+
+
+def _moderated(error: ModeratedError) -> str:
+    """What blocked it, and the options that change that."""
+    from kleinod.safety import remedies  # late: most commands need no filter
+
+    return error.message(remedies.remedy(error.verdicts, remedies.COMMAND))
 
 
 def _failed(message: str, *, status: int, kind: str = "error") -> int:

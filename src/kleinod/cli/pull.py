@@ -42,21 +42,34 @@ def pull(
     quiet: QuietButPath = False,
 ) -> None:
     """Fetch what a model needs from the hub; goes on where it was stopped."""
-    repository = hub.repository_of(name)
     names = tuple(file or ())
-    wanted = hub.listing(repository, names)
+    listings = _listings(name, names)
     if dry_run:
-        _print_files(wanted)
+        for wanted in listings:
+            _print_files(wanted)
         return
-    _print_license(wanted)
-    _accept(wanted, unasked=accept_license)
-    hub.check_room(wanted)
+    for wanted in listings:
+        _print_license(wanted)
+        _accept(wanted, unasked=accept_license)
+    hub.check_room(*listings)
     with _bars(quiet=quiet) as progress:
-        folder = hub.download(wanted, progress)
+        folder, *_ = [hub.download(wanted, progress) for wanted in listings]
     print(folder / names[0] if len(names) == 1 else folder)
     if not quiet and not names:
         model = name if name in catalog.KNOWN else str(folder)
         print(f'kleinod generate "a fox" --model {model}', file=sys.stderr)
+
+
+def _listings(name: str, files: tuple[str, ...]) -> list[hub.Listing]:
+    """What to fetch, the model first; a transformer alone needs parts of another repository."""
+    listings = [hub.listing(hub.repository_of(name), files)]
+    known = catalog.known_model(name)
+    if known is None or not known.is_transformer_only or files:
+        return listings
+    if catalog.components_folder(known) is None:
+        whole = catalog.whole_models(known.size)[0]
+        listings.append(hub.listing(str(whole.repository), folders=catalog.SHARED_FOLDERS))
+    return listings
 
 
 def _print_files(wanted: hub.Listing) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from kleinod.errors import FilterError, InputError
 from kleinod.safety import verdicts
-from kleinod.safety.policy import Policy
+from kleinod.safety.policy import NOTE, Policy
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Filter, Verdict
 
 ENTRY_POINTS = "kleinod.filters"
@@ -62,12 +63,18 @@ class Guard:
 
     def _check(self, moment: str, subject: str | Image.Image, tolerance: int) -> list[Verdict]:
         verdicts.check_tolerance(tolerance)
-        return [
+        found = (
             verdict
             for one in self.filters
             if moment in one.moments
             for verdict in _verdicts(one, moment, subject, tolerance=tolerance)
-        ]
+        )
+        return [self._noted(verdict) for verdict in found]
+
+    def _noted(self, verdict: Verdict) -> Verdict:
+        """The verdict as the policy takes it: brands may only be noted."""
+        is_noted = verdict.category == verdicts.BRANDS and self.policy.brands == NOTE
+        return replace(verdict, is_noted=True) if is_noted and verdict.is_blocked else verdict
 
 
 def _verdicts(

@@ -10,6 +10,7 @@ from kleinod.errors import InputError
 from kleinod.paths import expand_user
 
 FILE_NAME = "safety.toml"
+BLOCK, NOTE = "block", "note"
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Policy:
 
     `report_address` is where people may report a picture or a mistake of the filters; it is told
     to them (whoever is stopped, the server's page, its OpenAPI document), not written to.
+    `brands` is "block" or "note": whether brands and characters stop a request, or are only noted
+    in its receipt; None leaves it to the caller, and blocks where that says nothing.
     `has_own_filters` says whether filters of other packages (entry points) take part.
     """
 
@@ -25,6 +28,7 @@ class Policy:
     deny_list: Path | None = None
     judge: Path | None = None
     report_address: str | None = None
+    brands: str | None = None
     has_own_filters: bool = True
 
     @classmethod
@@ -39,6 +43,10 @@ class Policy:
             raise InputError(f"{file}: {name} is unknown; known are {', '.join(sorted(known))}")
         return cls(**{name: _checked(file, name, value) for name, value in values.items()})
 
+    def with_brands(self, otherwise: str) -> Self:
+        """With what happens to brands where the file does not say it."""
+        return self if self.brands is not None else replace(self, brands=otherwise)
+
     def switched(self, state: str | None) -> Self:
         """With filters "on" or "off", as a flag says; None: as it is."""
         return self if state is None else replace(self, is_on=state == "on")
@@ -49,6 +57,8 @@ def _checked(file: Path, name: str, value: object) -> Any:  # noqa: ANN401 - a f
     if not isinstance(value, bool if is_switch else str):
         kind = "true or false" if is_switch else "a text in quotation marks"
         raise InputError(f"{file}: {name} is {value!r}; give {kind}")
+    if name == "brands" and value not in (BLOCK, NOTE):
+        raise InputError(f'{file}: brands is {value!r}; give "block" or "note"')
     if name not in ("deny_list", "judge"):
         return value
     # beside the file, unless the path is absolute

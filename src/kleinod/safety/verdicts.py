@@ -34,6 +34,8 @@ _PICTURES = (0.5, 0.65, 0.85, 0.88, 0.92, 0.95)
 # forbidden by law in most places, whatever a request says; and what this filter does not know
 _FIXED = 0.5
 
+# of these the request's tolerance moves the threshold
+TOLERANT = (SEXUAL, GORE, REAL_PERSON, BRANDS)
 _WORDING = {
     SEXUAL: "sexual content",
     MINORS: "minors in a sexual context",
@@ -76,11 +78,20 @@ class Verdict:
     category: str
     score: float
     threshold: float
+    is_noted: bool = False
+    """Over the threshold, and let pass: see `Policy.brands`."""
 
     @property
     def is_blocked(self) -> bool:
         """Whether it stops the request."""
-        return self.score >= self.threshold
+        return self.score >= self.threshold and not self.is_noted
+
+    @property
+    def passing_tolerance(self) -> int | None:
+        """The least tolerance at which it would stop nothing; None: at none."""
+        tolerances = range(MAX_TOLERANCE + 1)
+        passing = (t for t in tolerances if self.score < threshold(self.moment, self.category, t))
+        return next(passing, None)
 
     def __str__(self) -> str:
         wording = _WORDING.get(self.category, self.category)
@@ -90,7 +101,7 @@ class Verdict:
 def threshold(moment: str, category: str, tolerance: int) -> float:
     """Where a category is stopped. Raises InputError for a tolerance outside 0 to 5."""
     check_tolerance(tolerance)
-    if category not in (SEXUAL, GORE, REAL_PERSON, BRANDS):
+    if category not in TOLERANT:
         return _FIXED
     return (_WORDS if moment == PROMPT else _PICTURES)[tolerance]
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from kleinod.errors import InputError
 from kleinod.request import ImageRequest
 from kleinod.server import context as contexts
-from kleinod.server import fetching, references
+from kleinod.server import fetching, references, request_warnings
 from kleinod.server.bfl_models import (
     DEFAULT_FORMAT,
     Invalid,
@@ -127,6 +127,7 @@ async def _submitted(
     if inputs.ignored():
         headers["X-Ignored-Fields"] = _header(inputs.ignored())
     body = submitted.model_dump(exclude=None if has_hook else {"status", "webhook_url"})
+    headers |= request_warnings.headers(context.service.warnings(job))
     return JSONResponse(body, headers=headers)
 
 
@@ -199,7 +200,9 @@ def task_result(job: Job, context: Context, base: str) -> TaskResult:
         status=STATUSES[job.status],
         result=_outcome(job, context, base) if job.status == JobStatus.READY else None,
         progress=1.0 if job.status == JobStatus.READY else job.progress,
-        details=_details(job, context.service.report_address),
+        details=request_warnings.details(
+            _details(job, context.service.report_address), context.service.warnings(job)
+        ),
     )
 
 

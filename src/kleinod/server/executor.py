@@ -4,9 +4,11 @@ The way of a request is the session's, as on the command line; nothing here asks
 Everything but `submit` and `close` takes long and blocks: call it in a thread.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from kleinod import assembly, session
@@ -17,9 +19,13 @@ from kleinod.provenance.audit import AuditLog
 from kleinod.provenance.facts import ModelFile
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
+from kleinod.request_warnings import RequestWarning
+from kleinod.safety.policy import BLOCK
 from kleinod.sampler import SampledImage, Sampler
+from kleinod.server import request_warnings
 from kleinod.server.auditing import JobAudit
 from kleinod.server.claims import Claim
+from kleinod.server.jobs import Job
 from kleinod.server.settings import Settings
 from kleinod.session import (
     BlockedImage,
@@ -61,7 +67,7 @@ def configured_session(settings: Settings) -> Session:
         private=settings.private,
         full_hashes=settings.full_hashes,
     )
-    configured = Session.configured(safety=settings.safety, provenance=options)
+    configured = Session.configured(safety=settings.safety, provenance=options, brands=BLOCK)
     session.prepare_signing(options)  # makes the certificates or says why it cannot
     if configured.guard is not None:
         _log.info("filters: %s", ", ".join(one.name for one in configured.guard.filters))
@@ -76,6 +82,8 @@ class JobExecutor:
     ) -> None:
         self.sampler, self.engine = sampler, engine
         self._files, self._session = files, session
+        # each look at a job asks for them
+        self._warnings = lru_cache(maxsize=256)(self._new_warnings)
 
     @classmethod
     def load(cls, model: str, settings: Settings, session: Session) -> "JobExecutor":
@@ -125,6 +133,14 @@ class JobExecutor:
             "seed": resolved.seed,
             "num_images": resolved.num_images,
         }
+
+    def warnings(self, job: Job) -> tuple[RequestWarning, ...]:
+        """What the model was not trained for and a job asks; quick once it was asked before."""
+        return self._warnings(json.dumps(job.request), job.num_references)
+
+    def _new_warnings(self, request: str, num_references: int) -> tuple[RequestWarning, ...]:
+        resolved = request_warnings.resolved(json.loads(request), num_references)
+        return self.sampler.request_warnings(resolved, list_command=request_warnings.LIST_ROUTE)
 
     def prepare(
         self, claim: Claim, references: Sequence[bytes], log: AuditLog | None

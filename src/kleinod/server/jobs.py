@@ -78,6 +78,7 @@ class Job:
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     attempts: int = 0
+    num_references: int = 0
     webhook_url: str | None = field(default=None, repr=False)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from kleinod.server import context as contexts
-from kleinod.server import waiting
+from kleinod.server import request_warnings, waiting
 from kleinod.server.bodies import JSONRoute
 from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
@@ -206,13 +206,17 @@ async def _accepted(
 
 async def _answer(job: Job, told: Told, request: Request, context: Context) -> Response:
     if told.is_stream:
-        return waiting.EventStream(event_stream(job, told, context), contexts.painted_by(job.model))
+        warned = request_warnings.headers(context.service.warnings(job))
+        headers = contexts.painted_by(job.model) | warned
+        return waiting.EventStream(event_stream(job, told, context), headers)
     final = await waiting.ended(request, context, job)
     if final.status != JobStatus.READY:
         raise failure(final)
+    warnings = context.service.warnings(final)
+    headers = contexts.painted_by(job.model) | request_warnings.headers(warnings)
     if told.is_file:
         data = await _file(final.results[0], context)
-        headers = contexts.painted_by(job.model) | {"X-Seed": str(final.results[0].seed)}
+        headers |= {"X-Seed": str(final.results[0].seed)}
         return Response(data, media_type=f"image/{told.output_format}", headers=headers)
     base = contexts.base_url(request, context)
     images = Images(
@@ -222,12 +226,10 @@ async def _answer(job: Job, told: Told, request: Request, context: Context) -> R
         size=f"{final.results[0].width}x{final.results[0].height}",
         data=[await _data(image, told, context, base) for image in final.results],
         usage=usage(final, told),
+        warnings=request_warnings.values(warnings) or None,
     )
-    return Response(
-        images.model_dump_json(exclude_none=True),
-        media_type="application/json",
-        headers=contexts.painted_by(job.model),
-    )
+    body = images.model_dump_json(exclude_none=True)
+    return Response(body, media_type="application/json", headers=headers)
 
 
 async def _data(image: StoredImage, told: Told, context: Context, base: str) -> ImageData:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from kleinod.images import prepared_size
-from kleinod.server import waiting
+from kleinod.server import outcomes, waiting
 from kleinod.server.context import Context
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus
@@ -119,6 +119,7 @@ def failure(job: Job) -> Problem:
     if job.status in (JobStatus.REQUEST_MODERATED, JobStatus.CONTENT_MODERATED):
         reasons = ", ".join(job.moderation)
         message = f"Your request was rejected by the safety system: {reasons}."
+        message += outcomes.openai_hint(job.moderation)
         return Problem(400, message, code="moderation_blocked")
     if job.status == JobStatus.CANCELLED:
         return Problem(400, "The job was cancelled.", code="cancelled")

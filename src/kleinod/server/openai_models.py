@@ -171,6 +171,9 @@ class Images(BaseModel):
     size: str
     data: list[ImageData]
     usage: Usage
+    warnings: list[dict[str, Any]] | None = Field(
+        None, description="kleinod's own: what the model was not trained for, by code and message."
+    )
 
 
 class ModelCard(BaseModel):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from kleinod.errors import ModeratedError
+from kleinod.safety.verdicts import TOLERANT
 from kleinod.server.claims import Outcome
 from kleinod.server.jobs import Job, JobStatus
 from kleinod.server.storage import Storage
@@ -15,12 +16,20 @@ _PREVIEW_QUALITY = 80
 
 def moderated(errors: Sequence[ModeratedError], status: JobStatus) -> Outcome:
     """The end of a job that a filter stopped."""
-    return Outcome(status, error=str(errors[0]), is_users_fault=True, moderation=categories(errors))
+    return Outcome(
+        status, error=errors[0].message(), is_users_fault=True, moderation=categories(errors)
+    )
 
 
 def categories(errors: Sequence[ModeratedError]) -> tuple[str, ...]:
     """Those of the verdicts that stopped something, each once."""
     return tuple(sorted({verdict.category for error in errors for verdict in error.verdicts}))
+
+
+def openai_hint(categories: Sequence[str]) -> str:
+    """Which of OpenAI's settings moves what stopped a request; empty where none does."""
+    is_movable = bool(categories) and set(categories) <= set(TOLERANT)
+    return ' moderation: "low" is less strict.' if is_movable else ""
 
 
 def result_path(job: Job, attempt: int, index: int) -> str:

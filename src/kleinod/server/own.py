@@ -48,7 +48,7 @@ _FRESH = {"Cache-Control": "no-cache"}
 _PAGE = FilePath(__file__).parent / "page"
 _PAGE_FILES = {
     **{"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"},
-    **{"docs.css": "text/css", "docs.js": "text/javascript"},
+    **{"hints.js": "text/javascript", "docs.css": "text/css", "docs.js": "text/javascript"},
 }
 # a picture may stand on another site's page: its URL is the permission
 _PICTURE_HEADERS = {

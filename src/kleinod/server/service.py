@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
+from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Policy
 from kleinod.server import auditing, signatures
 from kleinod.server.claims import Claims, Terms
@@ -139,9 +140,15 @@ class Service:
         )
         with _storage_answers():
             job = await self._database_threads.run(self._put_down, replace(new, request=request))
+        await self._pixel_threads.run(executor.warnings, job)  # quick from now on
         if self._worker is not None:
             self._worker.wake()
         return job
+
+    def warnings(self, job: Job) -> tuple[RequestWarning, ...]:
+        """What the job's model was not trained for; nothing where it is not served here."""
+        executor = self._executors.get(job.model)
+        return () if executor is None else executor.warnings(job)
 
     async def job(self, job_id: str, key_id: str) -> Job | None:
         """A job of this key as it stands, its progress up to date."""

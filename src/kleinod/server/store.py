@@ -228,6 +228,7 @@ def as_job(row: JobRow) -> Job:
         finished_at=row.finished_at,
         expires_at=row.expires_at,
         attempts=row.attempts,
+        num_references=row.num_references,
         webhook_url=row.webhook_url,
     )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kleinod import images
+from kleinod import catalog, images
 from kleinod.errors import InputError, ModeratedError
 from kleinod.images import OpenedReference
 from kleinod.provenance import audit, authority, container, manifest
@@ -20,6 +20,7 @@ from kleinod.provenance.receipt import ProvenanceOptions, Receipt
 from kleinod.request import ImageRequest, ResolvedRequest
 from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Guard, Policy, Screening
+from kleinod.safety.policy import NOTE
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -70,14 +71,17 @@ class Session:
         safety: str | None = None,
         tolerance: int = DEFAULT_TOLERANCE,
         provenance: ProvenanceOptions | None = None,
+        brands: str = NOTE,
     ) -> "Session":
         """With the filters of `safety.toml`; safety "on" or "off" overrides its switch.
+
+        brands: "note" for a local user, "block" for others, where the file does not say it.
 
         Raises InputError.
         """
         if safety not in (None, "on", "off"):
             raise InputError(f"safety: {safety!r} is unknown; give on or off")
-        guard = Guard.where_on(Policy.configured().switched(safety))
+        guard = Guard.where_on(Policy.configured().switched(safety).with_brands(brands))
         Screening(guard, tolerance=tolerance)  # checks the tolerance
         return cls(guard, provenance or ProvenanceOptions(), tolerance)
 
@@ -148,9 +152,15 @@ def check(
 def prepare(
     checked: CheckedRequest, sampler: "Sampler", files: "Sequence[ModelFile]"
 ) -> PreparedRequest:
-    """Resolve a checked request for a model; files: the model's, hashed. Raises InputError."""
+    """Resolve a checked request for a model; files: the model's, hashed.
+
+    Raises InputError, and ModeratedError where the model's licence demands filters.
+    """
     from kleinod.provenance import facts  # late: torch, which `check` does without
 
+    if sampler.info.license == catalog.NON_COMMERCIAL:
+        with recorded_blocks(checked.session, "\n".join(checked.request.prompts)):
+            checked.screening.demand_filters()
     resolved = sampler.resolve(checked.request)
     receipts = facts.draft_receipts(
         sampler,

@@ -51,7 +51,7 @@ def _write_vocabulary(path: Path, known: Vocabulary | None) -> None:
     """What a model that lay there before knew must not stay."""
     path.unlink(missing_ok=True)
     if known is not None:
-        _json(path, known.as_json())
+        path.write_text(known.file_text(), encoding="utf-8")
 
 
 def _check_finite(flow: Flow) -> None:

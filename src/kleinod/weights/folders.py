@@ -4,9 +4,10 @@ Each file that is given by itself is checked to be what it is given as, from its
 """
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kleinod import catalog
 from kleinod.errors import InputError
 from kleinod.request import Components
 from kleinod.weights.kinds import check_kind
@@ -36,6 +37,7 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
     A checkpoint, a file of several components, is the path of each component in it.
     """
     is_file = model.is_file()
+    components = _with_published(model, components) if is_file else components
     if not is_file and not (model / "model_index.json").is_file():
         raise _not_a_model(model)
     if not is_file and not (model / "transformer").is_dir():
@@ -49,6 +51,28 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
         autoencoder=autoencoder,
         tokenizer=_tokenizer(components.tokenizer, model, text_encoder),
         own_autoencoder=_own_autoencoder(model, inside),
+    )
+
+
+def _with_published(model: Path, components: Components) -> Components:
+    """The parts that are not given, for a published file. Raises InputError where there are none.
+
+    Its text encoder, autoencoder and tokenizer are those of the whole model of its size.
+    """
+    known = catalog.of_file(model)
+    if known is None or (components.text_encoder and components.autoencoder):
+        return components
+    folder = catalog.components_folder(known)
+    if folder is None:
+        raise InputError(
+            f"model: {known.name} is a transformer only; run `kleinod pull {known.name}` for its "
+            "text encoder and autoencoder, or give --text-encoder and --autoencoder"
+        )
+    text_encoder = components.text_encoder or folder / "text_encoder"
+    return replace(
+        components,
+        text_encoder=text_encoder,
+        autoencoder=components.autoencoder or folder / "vae",
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kleinod import catalog
-from kleinod.catalog import ModelInfo
+from kleinod.catalog import KnownModel, ModelInfo
 from kleinod.weights import recognition
 from kleinod.weights.inspection import Inspection, Part
 from kleinod.weights.recognition import AUTOENCODER, ENCODER_OF, TEXT_ENCODER, TRANSFORMER, Names
@@ -33,6 +33,10 @@ _UNREAD = re.compile(r"lm_head\.|model\.norm\.|output\.|output_norm\.")
 # and the finest width of the published autoencoder, which holds 168 MB.
 _ENCODERS = {"4B": (6_227_000_000, 2560), "8B": (11_665_000_000, 4096)}
 _AUTOENCODER = (168_000_000, 128)
+_WIDTHS = {"4B": 3072, "9B": 4096}
+# All of a published text encoder in bfloat16: 4.02 and 8.19 thousand million parameters by their
+# shapes; 36 layers, and of the larger one a head that is no copy of its token table.
+_STORED_ENCODERS = {"4B": 8_045_000_000, "8B": 16_381_000_000}
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,36 @@ def memory(inspection: Inspection) -> dict[str, int] | None:
         _encoder_need(text_encoder, transformer, info),
         _autoencoder_need(inspection.part(AUTOENCODER) or others.get(AUTOENCODER), info),
     ]
-    largest = max(need.activations for need in needs)
+    return _by_policy(needs)
+
+
+def published_memory(known: KnownModel) -> dict[str, int] | None:
+    """The same for a published model that need not be here; None where its size is not known."""
+    if known.size is None or known.num_bytes is None:
+        return None
+    encoder_held, encoder_width = _ENCODERS[ENCODER_OF[known.size]]
+    held, finest_width = _AUTOENCODER
+    size, num_tokens = _size_and_tokens(None)
+    tokens = (size // 16) ** 2 + num_tokens
+    unit = 2 * _TRANSFORMER_NUMBERS
+    needs = [
+        _Need(known.num_bytes, tokens * _WIDTHS[known.size] * unit),
+        _Need(encoder_held, num_tokens * encoder_width * unit),
+        _Need(held, size**2 * finest_width * 2 * _DECODER_PICTURES),
+    ]
+    return _by_policy(needs)
+
+
+def published_bytes(known: KnownModel) -> int | None:
+    """What it takes on a disk: tensors of every component; of a transformer alone its file."""
+    if known.size is None or known.num_bytes is None or known.is_transformer_only:
+        return known.num_bytes
+    return known.num_bytes + _STORED_ENCODERS[ENCODER_OF[known.size]] + _AUTOENCODER[0]
+
+
+def _by_policy(needs: list[_Need]) -> dict[str, int]:
     return {
-        "none": sum(need.held for need in needs) + largest,
+        "none": sum(need.held for need in needs) + max(need.activations for need in needs),
         "model": max(need.held + need.activations for need in needs),
     }
 

@@ -74,6 +74,7 @@ async function paint() {
     const task = await (await ask(`v1/${encodeURIComponent(wish.model)}`, options)).json();
     running.id = task.id;
     const result = await followed(task.id);
+    dispatchEvent(new CustomEvent("warnings", { detail: result.details?.warnings ?? [] }));
     if (result.status === "Ready") await finish(wish, result.result);
     else await failed(ending(result));
   } catch (error) {
