@@ -70,6 +70,12 @@ class Header:
         """Width times height."""
         return self.width * self.height
 
+    @property
+    def num_decoded_pixels(self) -> int:
+        """How many are in memory at once: JPEG's decoder shrinks, the others do not."""
+        factor = _factor(self.num_pixels) if self.format_name == "JPEG" else 1
+        return self.num_pixels // factor**2
+
 
 @dataclass(frozen=True)
 class FileLimits:
@@ -109,7 +115,7 @@ def _pixels_first(data: bytes, read: Callable[[bytes], Result]) -> Result:
     try:
         return read(data)
     except BROKEN_FILE as error:
-        bare = _without_metadata(data) if isinstance(error, SyntaxError) else data
+        bare = _without_metadata(data) if _may_be_metadata(error) else data
         if bare != data:
             try:
                 return read(bare)
@@ -246,6 +252,12 @@ def _orientation(image: Image.Image) -> int:
     except BROKEN_FILE:
         return 1
     return stated if isinstance(stated, int) else 1
+
+
+def _may_be_metadata(error: BaseException) -> bool:
+    """Whether a chunk beside the pixels may be at fault; one that unpacks to megabytes is no slip."""
+    is_bomb = str(error).startswith(("Decompressed data too large", "Too much memory"))
+    return isinstance(error, SyntaxError | ValueError | LookupError | struct.error) and not is_bomb
 
 
 def _without_metadata(data: bytes) -> bytes:

@@ -13,24 +13,27 @@ from kleinod.server.settings import Settings
 
 
 async def of_texts(texts: Mapping[str, str], settings: Settings) -> tuple[Picture, ...]:
-    """Pictures as base64, data URL or http(s) URL, by their fields' names. Raises InputError."""
+    """Pictures as base64, data URL or http(s) URL, by their fields' names.
+
+    Raises InputError, Refused.
+    """
     check_count(len(texts), settings, name="input_image")
-    return await _all([_of_text(text, name, settings) for name, text in texts.items()])
+    readings = [_of_text(text, name, settings) for name, text in texts.items()]
+    return await _checked(list(texts), await _all(readings), settings)
 
 
-async def of_sources(
-    sources: Sequence[tuple[str, str | UploadFile]], settings: Settings
+async def of_uploads(files: Sequence[UploadFile], settings: Settings) -> tuple[Picture, ...]:
+    """Pictures as parts of a form. Raises InputError, Refused."""
+    check_count(len(files), settings, name="image")
+    readings = [file.read(settings.max_reference_bytes + 1) for file in files]
+    return await _checked(["image"] * len(files), await _all(readings), settings)
+
+
+async def _checked(
+    names: Sequence[str], files: Sequence[bytes], settings: Settings
 ) -> tuple[Picture, ...]:
-    """Pictures as files or as text, each with its field's name. Raises InputError."""
-    check_count(len(sources), settings, name="image")
-    return await _all(
-        [
-            _of_text(source, name, settings)
-            if isinstance(source, str)
-            else _of_upload(source, settings)
-            for name, source in sources
-        ]
-    )
+    named = list(zip(names, files, strict=True))
+    return await asyncio.to_thread(incoming.check_all, named, limits=_limits(settings))
 
 
 def check_count(count: int, settings: Settings, *, name: str) -> None:
@@ -41,34 +44,29 @@ def check_count(count: int, settings: Settings, *, name: str) -> None:
         )
 
 
-async def _all(readings: Sequence[Awaitable[Picture]]) -> tuple[Picture, ...]:
+async def _all(readings: Sequence[Awaitable[bytes]]) -> list[bytes]:
     """All at once; then the first one's error, if any."""
-    found = await asyncio.gather(*readings, return_exceptions=True)
-    for picture in found:
-        if isinstance(picture, BaseException):
-            raise picture
-    return tuple(picture for picture in found if isinstance(picture, Picture))
+    results = await asyncio.gather(*readings, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, bytes)]
 
 
-async def _of_text(text: str, name: str, settings: Settings) -> Picture:
-    limits = _limits(settings)
+async def _of_text(text: str, name: str, settings: Settings) -> bytes:
     if text[:8].lower().startswith(("http://", "https://")):
-        data = await fetching.fetch(text, name, limits=_fetch_limits(settings))
-    else:
-        data = await asyncio.to_thread(
-            incoming.decoded_text, text, name, max_bytes=limits.max_bytes
-        )
-    return await asyncio.to_thread(incoming.check, data, name, limits=limits)
-
-
-async def _of_upload(file: UploadFile, settings: Settings) -> Picture:
-    limits = _limits(settings)
-    data = await file.read(limits.max_bytes + 1)
-    return await asyncio.to_thread(incoming.check, data, "image", limits=limits)
+        return await fetching.fetch(text, name, limits=_fetch_limits(settings))
+    most = settings.max_reference_bytes
+    return await asyncio.to_thread(incoming.decoded_text, text, name, max_bytes=most)
 
 
 def _limits(settings: Settings) -> PictureLimits:
-    return PictureLimits(settings.max_reference_bytes, settings.max_reference_pixels)
+    return PictureLimits(
+        settings.max_reference_bytes,
+        settings.max_reference_pixels,
+        settings.max_request_reference_pixels,
+        settings.max_decoding_pixels,
+    )
 
 
 def _fetch_limits(settings: Settings) -> FetchLimits:

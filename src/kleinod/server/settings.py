@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     max_reference_pixels: int = Field(
         64 * 2**20, ge=4096, description="Pixels of a reference before it is shrunk"
     )
+    max_request_reference_pixels: int = Field(
+        2**27, ge=4096, description="Decoded pixels of all references of one request"
+    )
+    max_decoding_pixels: int = Field(
+        2**28, ge=4096, description="Decoded pixels of all requests at once; 429 beyond"
+    )
     max_prompt_characters: int = Field(32768, ge=1, description="Longest prompt")
     max_images: int = Field(10, ge=1, le=256, description="Pictures of one request")
     max_pixels: int = Field(
