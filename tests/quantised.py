@@ -167,6 +167,8 @@ def gguf_blocks(weight: Tensor, name: str) -> tuple[NDArray[np.uint8], Tensor]:
 
 # where a block's float16 scale and minimum are
 _PLACES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+_FIRST = ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS")
+_PLACES |= dict.fromkeys(_FIRST, (0,))
 
 
 def _random_blocks(weight: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.uint8]:
@@ -178,7 +180,16 @@ def _random_blocks(weight: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[n
         if attempt is None:
             wide = gguf.quants.dequantize(blocks, kind)
             attempt = float(weight.std()) / float(np.sqrt((wide**2).mean()))
-        for place in _PLACES[kind.name]:
+        for place in _PLACES.get(kind.name, ()):
             scales = random.uniform(0.8, 1.2, (count, 1)) * attempt
             blocks[:, place : place + 2] = scales.astype(np.float16).view(np.uint8)
+        if kind.name == "IQ1_M":
+            # the scale's four nibbles are the highest of four numbers
+            bits = (random.uniform(0.8, 1.2, count) * attempt).astype(np.float16).view(np.uint16)
+            for i in range(4):
+                high = (bits >> (4 * i) & 15).astype(np.uint8) << 4
+                blocks[:, 49 + 2 * i] = blocks[:, 49 + 2 * i] & 15 | high
+        if kind.name == "NVFP4":
+            # unsigned E4M3, of 2^-5 to 2^-4
+            blocks[:, :4] = random.integers(0x10, 0x18, (count, 4))
     return blocks.reshape(weight.shape[0], -1)

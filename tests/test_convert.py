@@ -274,7 +274,7 @@ FLUX_1 = {"double_blocks.0.img_mod.lin.weight": entry("BF16", 8)}
         (lambda p: _bfl_file("transformer", p)[0], "bfl", "is in the BFL layout already"),
         (lambda p: _saved("autoencoder", p)[0], "diffusers", "is in the diffusers layout already"),
         (lambda p: _saved("autoencoder", p)[0], "bfl-fp8", "is for transformers"),
-        (lambda p: p / "absent", "bfl", "is no file"),
+        (lambda p: p / "absent", "bfl", "does not exist"),
     ],
 )
 def test_sources_that_cannot_be_converted_are_named(

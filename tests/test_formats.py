@@ -247,6 +247,8 @@ def _write_gguf(path: Path, architecture: str, state: State, name: str, prefix: 
 
 GGUF_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 GGUF_TYPES += ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+GGUF_TYPES += ["IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_S"]
+GGUF_TYPES += ["IQ1_M", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"]
 
 
 @pytest.mark.parametrize("name", GGUF_TYPES)

@@ -162,14 +162,24 @@ def test_a_header_over_the_limit_is_not_read(tmp_path: Path) -> None:
         read_header(path)
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pipe", "is no regular file; give a"),
+        ("absent", "does not exist; check"),
+        (".", "is a folder; give a"),
+        ("loop", "is a link that leads to no file"),
+        ("broken", "is a link that leads to no file"),
+    ],
+)
+def test_what_is_no_file_is_refused_without_waiting(
+    tmp_path: Path, name: str, message: str
+) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "absent", "."):
-        with pytest.raises(
-            WeightsError,
-            match="is no regular file; give a|does not exist; check|is a folder; give a",
-        ):
-            read_header(tmp_path / name)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    with pytest.raises(WeightsError, match=message):
+        read_header(tmp_path / name)
 
 
 def _gguf_with(old: bytes, new: bytes) -> bytes:

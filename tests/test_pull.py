@@ -318,3 +318,43 @@ def test_a_full_disk_is_said_plainly(server: FakeHub, monkeypatch: pytest.Monkey
 def test_the_hub_is_loaded_only_when_it_is_asked() -> None:
     code = "import sys, kleinod.cli; sys.exit('huggingface_hub' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+NAMES = [
+    "../evil.safetensors", "transformer/../../evil.safetensors", "/etc/evil.safetensors",
+    "..\\evil.safetensors", "C:\\evil.safetensors", "c:evil.safetensors", "./evil.safetensors",
+    "a//evil.safetensors", "transformer/\x1b[31m.safetensors", "..", "vae/..", "evil\n.json",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_name_that_leads_elsewhere_is_refused(
+    server: FakeHub, tmp_path: Path, name: str, with_index: bool
+) -> None:
+    server.files = (dict(FILES) if with_index else {}) | {name: bytes(50)}
+    _assert_refused(_pull("klein-4b"), "the hub lists the file", "nothing was fetched")
+    _assert_refused(_pull(NAME_4B, "--file", name), "the hub lists the file")
+    assert not list(tmp_path.rglob("*evil*")) and not server.fetched(LARGE)
+
+
+ANSWERS = [
+    b"", b"[]", b"null", b"{}", b"<html></html>", b'{"id": 7, "siblings": 9}', b"\xff\xfe",
+    b'{"id": "a/b", "sha": "../..", "siblings": [{"rfilename": "model_index.json"}]}',
+    b'{"id": "a/b", "sha": "x", "siblings": [{"rfilename": 7}]}',
+    b'{"id": "a/b", "sha": "x", "siblings": [{}]}',
+    b'{"id": "a/b", "sha": "x", "siblings": [{"rfilename": "a.gguf", "size": "much"}]}',
+    b'{"id": "a/b", "sha": "x", "cardData": [1], "siblings": [{"rfilename": "a.gguf"}]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_whatever_a_hub_answers_is_one_line(
+    server: FakeHub, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(
+        fake_hub, "_send_api", lambda handler, hub, path: fake_hub._send(handler, answer)
+    )
+    result = _pull("klein-4b")
+    _assert_refused(result)
+    assert result.stderr.splitlines()[-1].isprintable()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from kleinod.quantization.float8 import BlockFloat8Weight, Float8Weight, float8_values, widen
-from kleinod.quantization.gguf_blocks import FORMATS
 from kleinod.quantization.gguf_weight import GGUFWeight
 from kleinod.quantization.nvfloat4 import NVFloat4Scales, NVFloat4Weight
 from kleinod.quantization.stored import (
@@ -18,6 +17,7 @@ from kleinod.quantization.stored import (
     StoredWeight,
     SwappedHalves,
 )
+from kleinod.weights.gguf_files import FORMATS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -57,7 +57,7 @@ def _gguf(name: str):  # noqa: ANN202
     return stored
 
 
-CASES = [_float8, _float8_e5m2, _row_float8, _block_float8, _nvfp4, *map(_gguf, FORMATS)]
+CASES = [_float8, _float8_e5m2, _row_float8, _block_float8, _nvfp4, *map(_gguf, sorted(FORMATS))]
 # NVFP4's three factors may be multiplied in another order; the others are equal bit for bit
 TOLERANCE = {_nvfp4: 3e-7}
 

@@ -1,9 +1,12 @@
 """The package's tokenizer gives the published ids. Source: klein-facts D."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from header_files import write_sparse
+from published import entry, klein
 
 from kleinod.errors import WeightsError
 from kleinod.models.tokenizer import Tokenizer
@@ -68,13 +71,20 @@ def test_vocabulary_and_merges_give_the_same_ids(
 
 
 def test_a_folder_may_hold_the_two_files(apart: Path, tmp_path: Path) -> None:
-    (tmp_path / "klein.safetensors").touch()
-    given = Components(text_encoder=apart, autoencoder=apart, tokenizer=apart)
-    assert model_paths(tmp_path / "klein.safetensors", given).tokenizer == apart / "vocab.json"
-    beside = Components(text_encoder=apart, autoencoder=apart)
-    assert model_paths(tmp_path / "klein.safetensors", beside).tokenizer == apart / "vocab.json"
-    nothing = Components(text_encoder=tmp_path, autoencoder=apart)
-    assert model_paths(tmp_path / "klein.safetensors", nothing).tokenizer == OWN_TOKENIZER
+    model = write_sparse(tmp_path / "klein.safetensors", klein())
+    shape = {"decoder.conv_in.weight": entry("F32", 96, 32, 3, 3), "bn.running_mean": entry("F32")}
+    autoencoder = write_sparse(tmp_path / "ae.safetensors", shape)
+    norm = {"model.layers.0.self_attn.q_norm.weight": entry("F32", 128)}
+    lone = write_sparse(tmp_path / "text_encoder" / "model.safetensors", norm).parent
+    together = tmp_path / "together"
+    shutil.copytree(apart, together)
+    write_sparse(together / "model.safetensors", norm)
+    given = Components(text_encoder=lone, autoencoder=autoencoder, tokenizer=apart)
+    assert model_paths(model, given).tokenizer == apart / "vocab.json"
+    beside = Components(text_encoder=together, autoencoder=autoencoder)
+    assert model_paths(model, beside).tokenizer == together / "vocab.json"
+    nothing = Components(text_encoder=lone, autoencoder=autoencoder)
+    assert model_paths(model, nothing).tokenizer == OWN_TOKENIZER
 
 
 def test_merges_that_are_none_are_named(apart: Path, tmp_path: Path) -> None:

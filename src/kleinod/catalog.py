@@ -169,7 +169,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}… ({len(text)} letters)"
 
 
-def _is_count(value: object, least: int, most: int) -> bool:
+def _is_count(value: object, least: float, most: float) -> bool:
     return type(value) is int and least <= value <= most
 
 

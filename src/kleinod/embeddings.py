@@ -90,7 +90,8 @@ class EmbeddingCache:
             # clone: a row must not keep the whole batch alive
             computed = {p: row.clone() for p, row in zip(unknown, rows, strict=True)}
             for prompt, row in computed.items():
-                if self.store is not None:
+                # of damaged weights: the files would outlive their repair
+                if self.store is not None and bool(row.isfinite().all()):
                     self.store.write(prompt, row)
             result |= computed
         self._remember(result)

@@ -38,6 +38,10 @@ _SPARE_BYTES = 500_000_000
 _MAX_ATTEMPTS = 5
 _CHUNK_BYTES = 1 << 20
 _SHOWN_LETTERS = 120
+_MISUNDERSTOOD = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    AssertionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -337,8 +341,8 @@ def _plain_errors(repository: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError("disk: is full; make room and run it again, it goes on") from error
         raise InputError(f"cache: {catalog.hub_cache()}: {_first_line(error)}; check it") from error
-    # whatever else the library raises at an answer that it does not understand
-    except Exception as error:
+    # what the library raises at an answer that it does not understand
+    except _MISUNDERSTOOD as error:
         raise InputError(
             f"name: the hub's answer about {repository} cannot be used "
             f"({type(error).__name__}: {_shown(_first_line(error))}); check {page}"

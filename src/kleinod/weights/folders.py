@@ -17,12 +17,17 @@ OWN_TOKENIZER = Path(__file__).parent.parent / "qwen_tokenizer" / "tokenizer.jso
 
 @dataclass(frozen=True)
 class ModelPaths:
-    """A file or a folder for each component."""
+    """A file or a folder for each component.
+
+    own_autoencoder: the model's, where another one is given: a decoder without the latents'
+    statistics takes them from there.
+    """
 
     transformer: Path
     text_encoder: Path
     autoencoder: Path
     tokenizer: Path
+    own_autoencoder: Path | None = None
 
 
 def model_paths(model: Path, components: Components) -> ModelPaths:
@@ -43,7 +48,15 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
         text_encoder=text_encoder,
         autoencoder=autoencoder,
         tokenizer=_tokenizer(components.tokenizer, model, text_encoder),
+        own_autoencoder=_own_autoencoder(model, inside),
     )
+
+
+def _own_autoencoder(model: Path, inside: Container[str]) -> Path | None:
+    if AUTOENCODER in inside:
+        return model
+    folder = model / _FOLDERS[AUTOENCODER]
+    return folder if folder.is_dir() else None
 
 
 _FOLDERS = {TEXT_ENCODER: "text_encoder", AUTOENCODER: "vae"}

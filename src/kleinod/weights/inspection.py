@@ -12,7 +12,7 @@ from kleinod import catalog
 from kleinod.catalog import ModelInfo
 from kleinod.config import read_json
 from kleinod.errors import InputError, WeightsError
-from kleinod.weights import recognition
+from kleinod.weights import prefixes, recognition
 from kleinod.weights.headers import (
     INDEX_SUFFIX,
     Header,
@@ -171,6 +171,8 @@ def _companions(part: Part) -> dict[str, Part]:
         try:
             other = read_part(file)
         except InputError:
+            continue
+        if other.finding.component not in prefixes.COMPONENTS:
             continue
         is_new = other.finding.component not in (part.finding.component, *found)
         if is_new and other.finding.is_klein and _fits(part.finding, other.finding):

@@ -66,9 +66,9 @@ def recognized(start: bytes, num_bytes: int) -> Signature | None:
         if start.startswith(magic):
             return signature
     for look in (_container, _text):
-        signature = look(start)
-        if signature:
-            return signature
+        found = look(start)
+        if found:
+            return found
     return _ZEROS if len(start) >= 64 and not any(start) else None
 
 
