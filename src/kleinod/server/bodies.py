@@ -154,7 +154,8 @@ async def urlencoded(request: Request, *, max_fields: int) -> FormData | None:
         found = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=max_fields)
     except ValueError as error:
         raise Problem(400, "the form cannot be read; send UTF-8, and fewer fields") from error
-    return FormData(found)
+    # a list of these pairs is no list of pairs that may be files
+    return FormData([(name, value) for name, value in found])
 
 
 def _parameter(header: str, name: str) -> str:

@@ -22,11 +22,18 @@ async def of_texts(texts: Mapping[str, str], settings: Settings) -> tuple[Pictur
     return await _checked(list(texts), await _all(readings), settings)
 
 
-async def of_uploads(files: Sequence[UploadFile], settings: Settings) -> tuple[Picture, ...]:
-    """Pictures as parts of a form. Raises InputError, Refused."""
-    check_count(len(files), settings, name="image")
-    readings = [file.read(settings.max_reference_bytes + 1) for file in files]
-    return await _checked(["image"] * len(files), await _all(readings), settings)
+async def of_sources(
+    sources: Sequence[tuple[str, str | UploadFile]], settings: Settings
+) -> tuple[Picture, ...]:
+    """Pictures as files or as text, each with its field's name. Raises InputError, Refused."""
+    check_count(len(sources), settings, name="image")
+    readings = [
+        _of_text(source, name, settings)
+        if isinstance(source, str)
+        else source.read(settings.max_reference_bytes + 1)
+        for name, source in sources
+    ]
+    return await _checked([name for name, _ in sources], await _all(readings), settings)
 
 
 async def _checked(
