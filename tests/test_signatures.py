@@ -239,7 +239,7 @@ def test_loading_asks_what_the_file_is(tmp_path: Path) -> None:
         loading.open_transformer(_qwen(tmp_path))
     with pytest.raises(WeightsError, match="but a T5 text encoder"):
         loading.open_text_encoder(_t5(tmp_path), (1,))
-    with pytest.raises(WeightsError, match="but a FLUX.2 klein 4B transformer"):
+    with pytest.raises(WeightsError, match=r"but a FLUX.2 klein 4B transformer"):
         loading.open_autoencoder(_klein(tmp_path))
 
 
