@@ -57,7 +57,7 @@ def bad_fields() -> Iterator[tuple[str, Any]]:
     """Values that BFL's fields cannot have."""
     numbers = ("", "a", [], {}, [1], 1.5, -1, 10**30, "1e3", "\0")
     for name in ("width", "height", "seed", "steps", "safety_tolerance"):
-        yield from ((name, value) for value in numbers)
+        yield from ((name, value) for value in numbers if (name, value) != ("seed", -1))
     for name in ("prompt", "input_image", "input_image_8", "webhook_url", "webhook_secret"):
         yield from ((name, value) for value in ([], {}, 5, False))
     for name in ("output_format", "aspect_ratio"):
@@ -77,13 +77,10 @@ def bad_bodies() -> Iterator[tuple[str, bytes, dict[str, str]]]:
         b'{"prompt": "a", "seed": 1e999}',
     )
     yield from ((f"body {text[:30]!r}", text, JSON) for text in texts)
-    for kind in (
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "application/xml",
-        "multipart/form-data",
-    ):
-        yield (f"as {kind}", b'{"prompt": "a fox"}', {"Content-Type": kind})
+    for kind in ("application/xml", "multipart/form-data", "image/png", "text/html", "x" * 2000):
+        yield (f"as {kind:.40}", b'{"prompt": "a fox"}', {"Content-Type": kind})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/octet-stream"):
+        yield (f"no JSON as {kind}", b"prompt=a+fox", {"Content-Type": kind})
 
 
 def bad_forms() -> Iterator[tuple[str, bytes, str]]:
@@ -101,6 +98,12 @@ def bad_forms() -> Iterator[tuple[str, bytes, str]]:
     yield ("many fields", prompt * 100 + b"--b--\r\n", kind)
     yield ("many files", (head + b"a\r\n") * 100 + prompt + b"--b--\r\n", kind)
     yield ("large text", prompt.replace(b"\r\na\r\n", b"\r\n" + b"a" * 2**20 + b"\r\n"), kind)
+    for charset in ("undefined", "punycode", "idna", "hex", "utf-7", "\xff", "../x", "a" * 900):
+        odd = prompt.replace(b"\r\na\r\n", b"\r\n\xffa-\r\n")
+        yield (f"charset {charset:.20}", odd + b"--b--\r\n", f"{kind}; charset={charset}")
+    for name in (b"n*=punycode''x", b"name*0=a", b'name="a', b"name=\xff\xfe", b"name*=idna''%ff"):
+        odd = prompt.replace(b'name="prompt"', name)
+        yield (f"disposition {name!r}", odd + b"--b--\r\n", kind)
     yield ("noise", random.Random(1).randbytes(5000), kind)
     yield ("json", b'{"prompt": "a"}', "application/json")
 
@@ -120,7 +123,8 @@ def corpus() -> list[Bad]:
         for path in (KLEIN, PAINT):
             made.append(Bad(what, path, {"content": data, "headers": headers}))
     for what, data, kind in bad_forms():
-        made.append(Bad(what, EDIT, {"content": data, "headers": {"Content-Type": kind}}))
+        headers = {"Content-Type": kind.encode("latin-1")}
+        made.append(Bad(what, EDIT, {"content": data, "headers": headers}))
     for path in ("/v1/nothing", "/v1/a/b", "/v1/%00", "/v1/images/", "/v1/jobs/x/y", "/nothing"):
         made.append(Bad("no such path", path, {"json": {"prompt": "a"}}))
     for path in (

@@ -31,7 +31,7 @@ def test_example_works(server: Server, tmp_path: Path, language: str, text: str)
 
 
 def test_examples_are_found() -> None:
-    assert [language for language, _ in EXAMPLES] == ["sh", "sh", "py", "py"]
+    assert [language for language, _ in EXAMPLES] == ["sh", "sh", "py", "sh", "py"]
 
 
 @pytest.mark.parametrize("model", [KleinInputs, GenerationInputs, EditInputs])

@@ -12,6 +12,8 @@ from http_pictures import picture
 from http_server import Server
 from PIL import Image
 
+from kleinod.server.context import ALIASES
+
 PAINT = "/v1/images/generations"
 EDIT = "/v1/images/edits"
 SMALL = {"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7}
@@ -170,7 +172,7 @@ def test_wrong_parameter_is_named(
 def test_missing_model_prompt_and_picture(server: Server) -> None:
     with server.client() as client:
         _refused(client.post(PAINT, json={}), 400, "prompt", "missing_required_parameter")
-        answer = client.post(PAINT, json=SMALL | {"model": "gpt-image-2"})
+        answer = client.post(PAINT, json=SMALL | {"model": "stable-image-2"})
         _refused(answer, 404, "model", "model_not_found")
         answer = client.post(EDIT, data={"prompt": "a"})
         _refused(answer, 400, "image", "missing_required_parameter")
@@ -200,9 +202,14 @@ def test_over_the_limits_is_422(server: Server) -> None:
 def test_models_are_listed(server: Server) -> None:
     with server.client() as client:
         body = client.get("/v1/models").json()
-        assert (body["object"], [one["id"] for one in body["data"]]) == ("list", ["mini"])
-        assert client.get("/v1/models/mini").json() == body["data"][0]
-        assert client.get("/v1/models/dall-e-3").json()["error"]["code"] == "model_not_found"
+        first, *others = body["data"]
+        assert (body["object"], first["id"], first["root"]) == ("list", "mini", "mini")
+        assert {(one["id"], one["root"]) for one in others} == {(name, "mini") for name in ALIASES}
+        for one in body["data"]:
+            assert client.get(f"/v1/models/{one['id']}").json() == one
+        refused = client.get("/v1/models/sd-3").json()["error"]
+        assert refused["code"] == "model_not_found"
+        assert all(one["id"] in refused["message"] for one in body["data"])
 
 
 def test_client_that_leaves_frees_its_place(server: Server) -> None:

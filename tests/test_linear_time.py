@@ -28,7 +28,14 @@ SIGNS = (
 # what a pattern that backtracks would meet: letters and signs in turn
 PIECES = ("a", "aa", "é", "1", " ", ".", "*", "_", "'", "\n", "@", "(", "\u0301", "…")
 PAIRS = tuple(a + b for a, b in itertools.permutations(PIECES, 2))
-PHRASES = ("copyrighted movie ", "famous cartoon ", "put her face ", "aa bb cc. ", "a b c d. ", "n*de ")
+PHRASES = (
+    "copyrighted movie ",
+    "famous cartoon ",
+    "put her face ",
+    "aa bb cc. ",
+    "a b c d. ",
+    "n*de ",
+)
 # four times the length: 4 where time is linear, 16 where it is quadratic
 MAX_RATIO = 8
 # below this a ratio is the clock's, not the pattern's

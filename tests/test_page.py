@@ -174,3 +174,37 @@ def test_every_control_has_a_name(page: Page) -> None:
             .map((one) => one.outerHTML)"""
     )
     assert nameless == []
+
+
+def _dropped(page: Page, name: str, kind: str, data: bytes = b"data") -> None:
+    """A file dropped on the page."""
+    page.locator("#files").set_input_files({"name": name, "mimeType": kind, "buffer": data})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("notes.txt", "text/plain", "notes.txt: no picture; PNG, JPEG"),
+        ("IMG_0001.HEIC", "image/heic", "HEIC (an iPhone's format) is not read here; save it"),
+        ("IMG_0001.heic", "", "HEIC (an iPhone's format) is not read here"),
+        ("a.jxl", "image/jxl", "JPEG XL is not read here"),
+        ("a.tif", "image/tiff", "TIFF is not read here"),
+        ("archive", "", "archive: no picture"),
+    ],
+)
+def test_file_that_is_no_picture_gets_a_word(page: Page, name: str, kind: str, words: str) -> None:
+    _dropped(page, name, kind)
+    expect(page.locator("#refused")).to_contain_text(words)
+    expect(page.locator("#references li")).to_have_count(0)
+    _dropped(page, "a.png", "image/png", picture())
+    expect(page.locator("#references li")).to_have_count(1)
+    expect(page.locator("#refused")).to_have_text("")
+
+
+def test_api_is_described_on_a_page(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/docs")
+    for path in ("/v1/images/generations", "/v1/images/edits", "/v1/{model}", "/healthz"):
+        expect(page.get_by_role("heading", name=path, exact=False).first).to_be_visible()
+    expect(page.get_by_role("cell", name="negative_prompt", exact=True).first).to_be_visible()
+    expect(page.get_by_text("multipart/form-data").first).to_be_visible()
+    expect(page.locator("#error")).to_have_text("")

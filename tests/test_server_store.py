@@ -61,7 +61,7 @@ def _wait(database: Database, seconds: float) -> None:
 @pytest.fixture
 def other(database: Database, store: JobStore) -> Callable[[], list[str]]:
     """Lets a new worker bury the dead and tells which jobs ended by that."""
-    return lambda: [job.id for job in _worker(database).bury()]
+    return lambda: [job.id for job in _worker(database).bury().ended]
 
 
 def test_migrations_make_the_tables_of_the_models(database: Database) -> None:

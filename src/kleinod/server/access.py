@@ -8,7 +8,6 @@ signed pictures are open, the rest is not.
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,8 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kleinod.server import own
 from kleinod.server.context import Context
 from kleinod.server.problems import OPENAI_PATHS, Problem, answer
+from kleinod.server.urls import host_name, normal_origin
 
 NEEDS_KEY = "/v1/"
+# asked by what watches the process, with HTTP/1.0, by any name or by none; they tell nothing
+HEALTH = ("/healthz", "/readyz")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_KEY_CHARACTERS = 200
 
@@ -45,11 +47,37 @@ class Access:
         """What is wrong with a request, and the id of its key."""
         headers, service = Headers(scope=scope), self.context.service
         is_guarded = path.startswith(NEEDS_KEY)
+        if path in HEALTH:
+            return None, ""
         if not service.is_ready or self.context.is_stopping:
             return (own.not_ready(self.context) if is_guarded else None), ""
         if not await service.has_keys():
-            return _stranger(scope, headers), ""
+            return self._stranger(scope, headers), ""
         return await self._holder(path, headers) if is_guarded else (None, "")
+
+    def _stranger(self, scope: Scope, headers: Headers) -> Problem | None:
+        """What is wrong with a request to a server without keys."""
+        client = scope.get("client")
+        if client is not None and not is_loopback(client[0]):
+            return Problem(403, "no keys are configured, so only this machine is answered")
+        host = headers.get("host", "")
+        if host_name(host) not in LOCAL_NAMES:
+            message = "no keys are configured, so the Host must be localhost or 127.0.0.1"
+            return Problem(403, message)
+        if not self._is_known_page(headers, host):
+            return Problem(403, "no keys are configured, so no other web page is answered")
+        return None
+
+    def _is_known_page(self, headers: Headers, host: str) -> bool:
+        """Whether a request comes from no browser, from the own page, or from a listed origin."""
+        given = headers.get("origin")
+        if given is None:
+            return headers.get("sec-fetch-site") != "cross-site"
+        origin = normal_origin(given)
+        if origin is not None and origin in self.context.settings.cors_origins:
+            return True
+        is_own = origin in (normal_origin(f"http://{host}"), normal_origin(f"https://{host}"))
+        return origin is not None and is_own and headers.get("sec-fetch-site") != "cross-site"
 
     async def _holder(self, path: str, headers: Headers) -> tuple[Problem | None, str]:
         secret = secret_of(headers)
@@ -77,20 +105,6 @@ def _without_key(path: str) -> Problem:
     return Problem(403, "Not authenticated")
 
 
-def _stranger(scope: Scope, headers: Headers) -> Problem | None:
-    client = scope.get("client")
-    if client is not None and not is_loopback(client[0]):
-        return Problem(403, "no keys are configured, so only this machine is answered")
-    host = headers.get("host", "")
-    if host_name(host) not in LOCAL_NAMES:
-        return Problem(403, "no keys are configured, so the Host must be localhost or 127.0.0.1")
-    origin = headers.get("origin")
-    is_own_page = origin is None or urlsplit(origin).netloc.lower() == host.lower()
-    if not is_own_page or headers.get("sec-fetch-site") == "cross-site":
-        return Problem(403, "no keys are configured, so no other web page is answered")
-    return None
-
-
 def is_loopback(address: str) -> bool:
     """Whether an address or localhost is this machine alone."""
     if address == "localhost":
@@ -101,11 +115,3 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_loopback
-
-
-def host_name(host: str) -> str | None:
-    """The name in a Host header, without its port and brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None

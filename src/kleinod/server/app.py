@@ -1,6 +1,6 @@
 """The application: the routes of all APIs around one service, and the document that describes them.
 
-    observed ── access ── body limit ── routes
+    (CORS) ── observed ── HEAD ── access ── body limit ── routes
 
 The service starts in the background, so that the event loop answers while a model loads.
 """
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from kleinod import __version__
 from kleinod.server import bfl, openai, own, problems
 from kleinod.server.access import Access
-from kleinod.server.context import Context
+from kleinod.server.context import MODEL_HEADER, Context
+from kleinod.server.head import Head
 from kleinod.server.limits import BodyLimit
 from kleinod.server.logs import Observed
 
@@ -30,6 +32,8 @@ _SCHEMES = {
     "key": {"type": "apiKey", "in": "header", "name": "x-key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
+# headers of answers that a page may read
+_EXPOSED = ("X-Request-Id", "X-Seed", "X-Ignored-Fields", "Retry-After", MODEL_HEADER)
 _PROMPTS = ("KleinInputs", "GenerationInputs")
 _log = logging.getLogger(__name__)
 
@@ -67,7 +71,9 @@ def create_app(context: Context, hooks: Hooks) -> FastAPI:
     app.state.context = context
     app.add_middleware(BodyLimit, max_bytes=context.settings.max_body_bytes)
     app.add_middleware(Access, context=context)
+    app.add_middleware(Head)
     app.add_middleware(Observed)
+    _allow_pages(app, context.settings.cors_origins)
     problems.install(app)
     for router in (own.router, openai.router, bfl.router):
         app.include_router(router)
@@ -75,6 +81,19 @@ def create_app(context: Context, hooks: Hooks) -> FastAPI:
     # FastAPI's documented way to change the document is to replace the method
     setattr(app, "openapi", lambda: described(document(), context))  # noqa: B010
     return app
+
+
+def _allow_pages(app: FastAPI, origins: tuple[str, ...]) -> None:
+    """Let web pages of these origins call: with a key of their own, never with cookies."""
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            allow_credentials=False,
+            expose_headers=_EXPOSED,
+        )
 
 
 async def _start(context: Context, hooks: Hooks) -> None:

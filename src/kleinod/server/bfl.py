@@ -14,6 +14,7 @@ from kleinod.request import Request as PaintRequest
 from kleinod.server import context as contexts
 from kleinod.server import fetching, references
 from kleinod.server.bfl_models import (
+    DEFAULT_FORMAT,
     Invalid,
     KleinInputs,
     Refusal,
@@ -22,11 +23,13 @@ from kleinod.server.bfl_models import (
     TaskResult,
     TaskStatus,
 )
+from kleinod.server.bodies import JSONRoute
 from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobStatus, NewJob
 from kleinod.server.problems import Problem
 from kleinod.server.service import ServedModel
+from kleinod.server.wording import client_message
 
 NAME = "bfl"
 STATUSES: dict[JobStatus, TaskStatus] = {
@@ -49,9 +52,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _SUBMIT_ERRORS = ERRORS | {
     404: {"model": Refusal, "description": "No such model."},
     413: {"model": Refusal, "description": "The body is too large."},
+    415: {"model": Refusal, "description": "The body is no JSON."},
     429: {"model": Refusal, "description": "Too many tasks; Retry-After says when to try again."},
 }
-router = APIRouter(tags=["BFL"])
+router = APIRouter(tags=["BFL"], route_class=JSONRoute)
 
 
 @router.post("/v1/flux-2-klein-4b", response_model=Submitted, responses=_SUBMIT_ERRORS)
@@ -88,11 +92,13 @@ async def get_result(
     request: Request,
     context: ContextOf,
     key_id: KeyId,
+    response: Response,
 ) -> TaskResult:
     """Where a task stands; once it is ready, where its picture is."""
     job = await context.service.job(id, key_id)
     if job is None:
         return TaskResult(id=id, status="Task not found")
+    response.headers.update(contexts.painted_by(job.model))
     return task_result(job, context, contexts.base_url(request, context))
 
 
@@ -101,9 +107,11 @@ async def _submitted(
 ) -> Response:
     model = contexts.served(context, name, status=404)
     _check(inputs, context)
+    unwanted = contexts.check_negative_prompt(inputs.negative_prompt, model, context, status=422)
     sides = _sides(inputs, model, context)
     pictures = await references.of_texts(inputs.references(), context.settings)
-    new = _new_job(inputs, model, sides, pictures=pictures, key_id=key_id)
+    words = {"prompt": inputs.prompt, "negative_prompt": unwanted}
+    new = _new_job(inputs, model, words | sides, pictures=pictures, key_id=key_id)
     job = await context.service.accept(new)
     base = contexts.base_url(request, context)
     has_hook = inputs.webhook_url is not None
@@ -115,9 +123,11 @@ async def _submitted(
         status="Pending" if has_hook else None,
         webhook_url=inputs.webhook_url,
     )
-    ignored = {"X-Ignored-Fields": _header(inputs.ignored())} if inputs.ignored() else {}
+    headers = contexts.painted_by(model.name)
+    if inputs.ignored():
+        headers["X-Ignored-Fields"] = _header(inputs.ignored())
     body = submitted.model_dump(exclude=None if has_hook else {"status", "webhook_url"})
-    return JSONResponse(body, headers=ignored)
+    return JSONResponse(body, headers=headers)
 
 
 def _check(inputs: KleinInputs, context: Context) -> None:
@@ -139,7 +149,7 @@ def _check(inputs: KleinInputs, context: Context) -> None:
 def _new_job(
     inputs: KleinInputs,
     model: ServedModel,
-    sides: tuple[int | None, int | None],
+    wish: dict[str, Any],
     *,
     pictures: tuple[Picture, ...],
     key_id: str,
@@ -149,25 +159,21 @@ def _new_job(
         api=NAME,
         model=model.name,
         request={
-            "prompt": inputs.prompt,
-            "width": sides[0],
-            "height": sides[1],
+            **wish,
             "num_inference_steps": inputs.steps,
             "guidance_scale": inputs.guidance,
             "seed": inputs.seed,
         },
         references=tuple(picture.data for picture in pictures),
-        output_format=inputs.output_format,
-        safety_tolerance=inputs.safety_tolerance,
+        output_format=inputs.output_format or DEFAULT_FORMAT,
+        safety_tolerance=inputs.tolerance(),
         webhook_url=inputs.webhook_url,
         webhook_secret=inputs.webhook_secret,
-        with_previews=inputs.previews,
+        with_previews=bool(inputs.previews),
     )
 
 
-def _sides(
-    inputs: KleinInputs, model: ServedModel, context: Context
-) -> tuple[int | None, int | None]:
+def _sides(inputs: KleinInputs, model: ServedModel, context: Context) -> dict[str, int | None]:
     """Width and height; None: automatic. Raises Problem and InputError."""
     width, height = inputs.width or None, inputs.height or None
     if width is None and height is None and inputs.aspect_ratio is not None:
@@ -175,7 +181,7 @@ def _sides(
         width, height = sides_of_ratio(across / down, model.info.default_size)
     PaintRequest(inputs.prompt, width=width, height=height).validate()
     contexts.check_size((width, height), model, context)
-    return width, height
+    return {"width": width, "height": height}
 
 
 def sides_of_ratio(ratio: float, default_size: int) -> tuple[int, int]:
@@ -223,7 +229,7 @@ def _details(job: Job, report_address: str | None) -> dict[str, Any] | None:
         return {"Moderation Reasons": list(job.moderation), **report}
     if job.status == JobStatus.CANCELLED:
         return {"error": "cancelled"}
-    return {"error": job.error} if job.error else None
+    return {"error": client_message(job.error)} if job.error else None
 
 
 def _header(names: list[str]) -> str:

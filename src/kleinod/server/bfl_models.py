@@ -13,10 +13,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from kleinod.request import MAX_PIXELS, MAX_SEED, MIN_SIDE_PIXELS
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
 MAX_SIDE_PIXELS = MAX_PIXELS // MIN_SIDE_PIXELS
 MAX_GUIDANCE = 20.0
 MAX_STEPS = 1000
+DEFAULT_FORMAT: Literal["jpeg"] = "jpeg"
 _PICTURE_FIELD = re.compile(r"input_image(_\d+)?")
 # fields of BFL's other models that ask for something klein does not do
 _REFUSED = ("mask", "image_prompt", "finetune_id", "control_image", "preprocessed_image")
@@ -50,8 +52,16 @@ Reference = Annotated[
 ]
 
 
+# -1 is how other services spell "any"
+Seed = Annotated[
+    int | None,
+    Field(ge=-1, le=MAX_SEED),
+    AfterValidator(lambda value: None if value == -1 else value),
+]
+
+
 class KleinInputs(BaseModel):
-    """What to paint, or which pictures to change and how."""
+    """What to paint, or which pictures to change and how. null is as if left out."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,11 +74,18 @@ class KleinInputs(BaseModel):
     input_image_6: Reference = None
     input_image_7: Reference = None
     input_image_8: Reference = None
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Repeats a picture.")
-    width: Side = Field(0, description="Pixels; 0: the first reference's, else the model's.")
-    height: Side = Field(0, description="Pixels; 0: the first reference's, else the model's.")
-    safety_tolerance: int = Field(2, ge=0, le=5, description="0 is strictest.")
-    output_format: Literal["jpeg", "png", "webp"] = "jpeg"
+    negative_prompt: str | None = Field(
+        None, description="kleinod's own: what not to paint; for base models only."
+    )
+    seed: Seed = Field(None, description="Repeats a picture; -1 or left out: any.")
+    width: Side | None = Field(0, description="Pixels; 0: the first reference's, else the model's.")
+    height: Side | None = Field(
+        0, description="Pixels; 0: the first reference's, else the model's."
+    )
+    safety_tolerance: int | None = Field(
+        DEFAULT_TOLERANCE, ge=0, le=5, description="0 is strictest."
+    )
+    output_format: Literal["jpeg", "png", "webp"] | None = DEFAULT_FORMAT
     webhook_url: str | None = Field(None, min_length=1, max_length=2083)
     webhook_secret: str | None = Field(None, max_length=1000)
     aspect_ratio: str | None = Field(
@@ -82,9 +99,14 @@ class KleinInputs(BaseModel):
     guidance: float | None = Field(
         None, ge=1, le=MAX_GUIDANCE, allow_inf_nan=False, description="For base models only."
     )
-    previews: bool = Field(
+    previews: bool | None = Field(
         False, description="kleinod's own: make previews for /v1/jobs/{id}/events."
     )
+
+    def tolerance(self) -> int:
+        """The tolerance of the filters, 0 to 5."""
+        stated = self.safety_tolerance
+        return DEFAULT_TOLERANCE if stated is None else stated
 
     def references(self) -> dict[str, str]:
         """The pictures by their fields' names, in order."""

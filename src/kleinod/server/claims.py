@@ -8,6 +8,7 @@ failed. Every method blocks.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -57,6 +58,14 @@ class Terms:
     lease_seconds: float
     max_attempts_alone: int
     result_seconds: float
+
+
+@dataclass(frozen=True)
+class Burial:
+    """What became of the jobs of dead workers: some wait again, some have ended."""
+
+    waiting: tuple[str, ...]
+    ended: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
@@ -153,23 +162,26 @@ class Claims:
         with self._database.writing() as session:
             session.execute(delete(WorkerRow).where(WorkerRow.id == self.worker_id))
 
-    def bury(self) -> list[Job]:
+    def bury(self) -> Burial:
         """Take the jobs from workers that are dead: they wait again or, if proven guilty, fail."""
-        ended = []
+        waiting, ended = list[str](), list[Job]()
         with self._database.writing() as session:
             now = self._database.now(session)
             for worker in session.scalars(select(WorkerRow).with_for_update(skip_locked=True)):
                 if worker.id != self.worker_id and _is_dead(worker, now):
-                    ended += self._buried(session, worker.id, now)
+                    for row in self._buried(session, worker.id, now):
+                        if row.status == JobStatus.PENDING:
+                            waiting.append(row.id)
+                        else:
+                            ended.append(as_job(row))
                     session.delete(worker)
-        return ended
+        return Burial(tuple(waiting), tuple(ended))
 
-    def _buried(self, session: Session, worker_id: str, now: datetime) -> list[Job]:
+    def _buried(self, session: Session, worker_id: str, now: datetime) -> Sequence[JobRow]:
         running = select(JobRow).where(
             JobRow.worker_id == worker_id, JobRow.status == JobStatus.RUNNING
         )
         rows = session.scalars(running.with_for_update()).all()
-        ended = []
         for row in rows:
             row.deaths += 1
             row.deaths_alone += len(rows) == 1
@@ -179,8 +191,7 @@ class Claims:
                 row.queued_at, row.started_at = now, None
             else:
                 _end(session, row, outcome, now, keep_seconds=self._terms.result_seconds)
-                ended.append(as_job(row))
-        return ended
+        return rows
 
     def _verdict(self, row: JobRow) -> Outcome | None:
         if row.is_cancelling:

@@ -11,12 +11,12 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
 
 import httpcore2
 
 from kleinod import __version__
 from kleinod.errors import InputError
+from kleinod.server.urls import join_url, split_url
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_URL_CHARACTERS = 2083
@@ -135,7 +135,7 @@ async def _followed(url: str, name: str, limits: FetchLimits) -> bytes:
         async with _opened(url, backend) as response:
             if response.status not in _REDIRECTS:
                 return await _body(response, name, limits.max_bytes)
-            url = urljoin(url, _header(response, b"location"))
+            url = join_url(url, _header(response, b"location")) or ""
     raise InputError(f"{name}: its URL redirects over {limits.max_redirects} times; send the last")
 
 
@@ -160,13 +160,8 @@ async def post(
 
 def check_url(url: str, name: str) -> None:
     """Raise InputError unless it is a plain http(s) URL: no user, no odd characters."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    is_plain = url.isascii() and url.isprintable() and not set(url) & set(" \\")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain or port == 0:
+    parts = split_url(url)
+    if parts is None or parts.scheme not in ("http", "https"):
         raise InputError(f"{name}: is no http(s) URL; give one such as https://example.com/a.png")
     if parts.username is not None or parts.password is not None:
         raise InputError(f"{name}: its URL holds a user or password; leave them out")

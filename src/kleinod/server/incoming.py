@@ -22,7 +22,11 @@ from kleinod.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"})
-_DATA_URL = re.compile(r"data:([\w.+/-]*)((?:;[\w.=+-]+)*),", re.IGNORECASE)
+# a parameter may hold a file's name, with spaces and commas in it
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;.*)?(;\s*base64\s*),|data:([^;,]*)[^,]*,", re.IGNORECASE)
+_MAX_HEAD_CHARACTERS = 1000
+# "" is what FileReader writes for a type that it does not know
+_PICTURE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 _PNG_HEAD, _PNG_CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
 _JPEG_HEAD = b"\xff\xd8\xff"
 # bounds memory, and Python's warning filters belong to the whole process
@@ -54,15 +58,18 @@ def decoded_text(text: str, name: str, *, max_bytes: int) -> bytes:
 
 
 def _of_data_url(text: str, name: str, max_bytes: int) -> bytes:
-    head = _DATA_URL.match(text[:200])
-    if head is None or not head[1].lower().startswith(("image/", "application/octet-stream")):
+    head = _DATA_URL.match(text[:_MAX_HEAD_CHARACTERS])
+    kind = (head[1] or head[3] or "").strip().lower() if head else "none"
+    if head is None or (kind and not kind.startswith(_PICTURE_TYPES)):
         raise InputError(
             f"{name}: its data URL is no picture's; begin it with data:image/png;base64,"
         )
     rest = text[head.end() :]
-    if head[2].lower().endswith(";base64"):
+    if head[2] and "%" not in rest:
         return _of_base64(rest, name, max_bytes)
     data = unquote_to_bytes(rest)
+    if head[2]:
+        return _of_base64(data.decode("latin-1"), name, max_bytes)
     _check_bytes(len(data), name, max_bytes)
     return data
 

@@ -108,6 +108,10 @@ class Refused(KleinodError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Unavailable(KleinodError):
+    """Something that the server needs does not answer now."""
+
+
 class QueueFull(Refused):
     """As many jobs wait as may."""
 

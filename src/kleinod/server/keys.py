@@ -91,6 +91,12 @@ class Keys:
         with self._database.reading() as session:
             return session.scalars(select(KeyRow.id).limit(1)).first() is not None
 
+    def is_valid(self, key_id: str) -> bool:
+        """Whether the key of this id is there and not revoked."""
+        with self._database.reading() as session:
+            row = session.get(KeyRow, key_id)
+            return row is not None and row.revoked_at is None
+
     def find(self, secret: str) -> KeyRecord | None:
         """The valid key with this text; the time taken tells nothing of the secret."""
         found = _KEY.fullmatch(secret)

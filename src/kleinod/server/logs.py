@@ -17,6 +17,7 @@ from typing import TextIO
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kleinod.display import printable
 from kleinod.server.problems import Problem, answer
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -34,6 +35,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_MAX_CHARACTERS = 4000
 CRASHED = "something went wrong here; the server's log says what"
 _log = logging.getLogger("kleinod.http")
 
@@ -99,7 +101,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if request_id.get():
             facts["request_id"] = request_id.get()
@@ -113,12 +115,19 @@ class TextLines(logging.Formatter):
     """Time, level, message and the request's id, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; control characters in a path are written out, so that a line stays one."""
+        """The line; a traceback follows it, indented, so that nothing in it looks like a line."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.getMessage())
         mark = f"  [{request_id.get()[:8]}]" if request_id.get() else ""
-        line = f"{moment} {record.levelname.lower()} {message}{mark}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{moment} {record.levelname.lower()} {_message(record)}{mark}"
+        if not record.exc_info:
+            return line
+        trace = self.formatException(record.exc_info).splitlines()
+        return "\n".join((line, *(f"    {printable(one)}" for one in trace)))
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What is logged, on one line: paths, prompts and errors hold what strangers sent."""
+    return printable(record.getMessage(), limit=_MAX_CHARACTERS)
 
 
 def install(log_format: str, stream: TextIO | None = None) -> None:

@@ -7,18 +7,16 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
 
 from kleinod.server import context as contexts
-from kleinod.server import references, waiting
+from kleinod.server import waiting
+from kleinod.server.bodies import JSONRoute
 from kleinod.server.context import Context, ContextOf, KeyId
 from kleinod.server.incoming import Picture
 from kleinod.server.jobs import Job, JobStatus, NewJob, StoredImage
+from kleinod.server.openai_edits import edit_of
 from kleinod.server.openai_events import Told, event_stream, failure, usage
 from kleinod.server.openai_models import (
-    EditInputs,
     Failed,
     Format,
     GenerationInputs,
@@ -27,6 +25,7 @@ from kleinod.server.openai_models import (
     Images,
     ModelCard,
     ModelList,
+    edit_json_schema,
     edit_schema,
 )
 from kleinod.server.problems import Problem
@@ -35,9 +34,6 @@ from kleinod.server.service import ServedModel
 NAME = "openai"
 FORMATS: dict[str, Format] = {"*": "png", "png": "png", "jpeg": "jpeg", "webp": "webp"}
 MODERATION_TOLERANCE = {"auto": 2, "low": 5}
-# OpenAI's own limit of a mask is 4 MB; here a text part is a prompt at most
-MAX_TEXT_PART_BYTES = 256 * 1024
-MAX_TEXT_PARTS = 64
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Failed, "description": "A parameter is wrong, or a filter refused."},
     401: {"model": Failed, "description": "No valid key was given."},
@@ -47,6 +43,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _IMAGE_ERRORS = ERRORS | {
     404: {"model": Failed, "description": "No such model."},
     413: {"model": Failed, "description": "The body is too large."},
+    415: {"model": Failed, "description": "The body is of another type than it should be."},
     422: {"model": Failed, "description": "A picture cannot be used, or a limit is passed."},
     429: {"model": Failed, "description": "Too many; Retry-After says when to try again."},
     500: {"model": Failed, "description": "The painting failed."},
@@ -62,13 +59,18 @@ _IMAGE_ERRORS = ERRORS | {
 _EDIT_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": {"schema": edit_schema()}},
+        "content": {
+            "multipart/form-data": {"schema": edit_schema()},
+            "application/json": {"schema": edit_json_schema()},
+        },
     }
 }
 router = APIRouter(tags=["OpenAI"])
+# the edit reads its body itself: a form, or JSON
+_painting = APIRouter(tags=["OpenAI"], route_class=JSONRoute)
 
 
-@router.post("/v1/images/generations", response_model=Images, responses=_IMAGE_ERRORS)
+@_painting.post("/v1/images/generations", response_model=Images, responses=_IMAGE_ERRORS)
 async def generations(
     inputs: GenerationInputs, request: Request, context: ContextOf, key_id: KeyId
 ) -> Response:
@@ -88,15 +90,7 @@ async def generations(
 )
 async def edits(request: Request, context: ContextOf, key_id: KeyId) -> Response:
     """Change pictures, or draw from them."""
-    form = request.form(
-        max_files=context.settings.max_references + 8,
-        max_fields=MAX_TEXT_PARTS,
-        max_part_size=MAX_TEXT_PART_BYTES,
-    )
-    async with form as parts:
-        inputs = _edit_inputs(parts)
-        model = contexts.served(context, inputs.model, status=404)
-        pictures = await references.of_uploads(_files(parts), context.settings)
+    inputs, model, pictures = await edit_of(request, context)
     told = _told(inputs, model, pictures, kind="image_edit", accept=_wanted_file(request))
     job = await _accepted(inputs, told, context, key_id=key_id, tolerance=2)
     return await _answer(job, told, request, context)
@@ -104,8 +98,10 @@ async def edits(request: Request, context: ContextOf, key_id: KeyId) -> Response
 
 @router.get("/v1/models", responses=ERRORS)
 async def models(context: ContextOf) -> ModelList:
-    """The models that are served, the default one first."""
-    return ModelList(data=[_card(model) for model in context.service.models()])
+    """The models that are served, the default one first, then other names that they answer to."""
+    own = {model.name: model for model in context.service.models()}
+    named = own | contexts.aliases(context)
+    return ModelList(data=[_card(name, model) for name, model in named.items()])
 
 
 @router.get(
@@ -116,13 +112,14 @@ async def model(
     model: Annotated[str, Path(description="A model's name.")], context: ContextOf
 ) -> ModelCard:
     """One of them."""
-    return _card(contexts.served(context, model, status=404))
+    return _card(model, contexts.served(context, model, status=404))
 
 
-def _card(model: ServedModel) -> ModelCard:
+def _card(name: str, model: ServedModel) -> ModelCard:
     info = model.info
     return ModelCard(
-        id=model.name,
+        id=name,
+        root=model.name,
         created=0,
         owned_by="kleinod",
         license=info.license,
@@ -130,41 +127,6 @@ def _card(model: ServedModel) -> ModelCard:
         steps=info.num_inference_steps,
         is_distilled=info.is_distilled,
     )
-
-
-def _edit_inputs(parts: FormData) -> EditInputs:
-    """The text parts, checked. Raises Problem and RequestValidationError."""
-    for name in ("mask", "markup"):
-        if name in parts:
-            message = f"{name}: klein cannot paint into a part of a picture yet; leave it out"
-            raise Problem(400, message, param=name, code="unsupported_parameter")
-    texts = {
-        name: value
-        for name, value in parts.items()
-        if isinstance(value, str) and name not in ("image", "image[]")
-    }
-    try:
-        return EditInputs.model_validate(texts)
-    except ValidationError as error:
-        found = [dict(one, loc=("body", *one["loc"])) for one in error.errors(include_url=False)]
-        raise RequestValidationError(found) from error
-
-
-def _files(parts: FormData) -> list[UploadFile]:
-    """The pictures under either name, in order. Raises Problem."""
-    given = [value for name, value in parts.multi_items() if name in ("image", "image[]")]
-    files = [value for value in given if isinstance(value, UploadFile)]
-    strays = {name for name, value in parts.multi_items() if isinstance(value, UploadFile)}
-    strays -= {"image", "image[]"}
-    if strays:
-        name = min(strays)[:100]
-        raise Problem(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-    if len(files) < len(given):
-        raise Problem(400, "image: is no file; send it as a file part", param="image")
-    if not files:
-        code = "missing_required_parameter"
-        raise Problem(400, "Missing required parameter: 'image'.", param="image", code=code)
-    return files
 
 
 def _wanted_file(request: Request) -> Format | None:
@@ -211,6 +173,9 @@ async def _accepted(
 ) -> Job:
     contexts.check_prompt(inputs.prompt, context)
     contexts.check_steps(inputs.steps, context)
+    unwanted = contexts.check_negative_prompt(
+        inputs.negative_prompt, told.model, context, status=400
+    )
     n, limit = inputs.n or 1, context.settings.max_images
     if n > limit:
         raise Problem(422, f"n: {n} is over the limit of {limit}; ask for fewer", param="n")
@@ -222,6 +187,7 @@ async def _accepted(
         model=told.model.name,
         request={
             "prompt": inputs.prompt,
+            "negative_prompt": unwanted,
             "width": width,
             "height": height,
             "num_inference_steps": inputs.num_steps(told.model.info.num_inference_steps),
@@ -240,13 +206,13 @@ async def _accepted(
 
 async def _answer(job: Job, told: Told, request: Request, context: Context) -> Response:
     if told.is_stream:
-        return waiting.EventStream(event_stream(job, told, context))
+        return waiting.EventStream(event_stream(job, told, context), contexts.painted_by(job.model))
     final = await waiting.ended(request, context, job)
     if final.status != JobStatus.READY:
         raise failure(final)
     if told.is_file:
         data = await _file(final.results[0], context)
-        headers = {"X-Seed": str(final.results[0].seed)}
+        headers = contexts.painted_by(job.model) | {"X-Seed": str(final.results[0].seed)}
         return Response(data, media_type=f"image/{told.output_format}", headers=headers)
     base = contexts.base_url(request, context)
     images = Images(
@@ -257,7 +223,11 @@ async def _answer(job: Job, told: Told, request: Request, context: Context) -> R
         data=[await _data(image, told, context, base) for image in final.results],
         usage=usage(final, told),
     )
-    return Response(images.model_dump_json(exclude_none=True), media_type="application/json")
+    return Response(
+        images.model_dump_json(exclude_none=True),
+        media_type="application/json",
+        headers=contexts.painted_by(job.model),
+    )
 
 
 async def _data(image: StoredImage, told: Told, context: Context, base: str) -> ImageData:
@@ -272,3 +242,6 @@ async def _file(image: StoredImage, context: Context) -> bytes:
     if data is None:
         raise Problem(500, "the picture is not in the storage any more")
     return data
+
+
+router.include_router(_painting)

@@ -18,6 +18,7 @@ from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus
 from kleinod.server.openai_models import Format, TokenDetails, Usage
 from kleinod.server.problems import Problem, openai_error
 from kleinod.server.service import ServedModel
+from kleinod.server.wording import client_message
 
 # a token is 16 x 16 pixels, the transformer's patch
 _TOKEN_PIXELS = 16 * 16
@@ -43,9 +44,12 @@ async def event_stream(job: Job, told: Told, context: Context) -> AsyncIterator[
     """The events of a job as lines; a client that leaves has its job cancelled."""
     due = 0
     async with waiting.cancelling(context, job):
-        async for event in waiting.pinged(context.service.events(job.id)):
+        async for event in waiting.pinged(context, job):
             if event is None:
                 yield waiting.PING
+            elif isinstance(event, Problem):
+                yield _error(event)
+                return
             elif isinstance(event, JobEnded):
                 async for line in _final(event.job, told, context):
                     yield line
@@ -119,7 +123,8 @@ def failure(job: Job) -> Problem:
     if job.status == JobStatus.CANCELLED:
         return Problem(400, "The job was cancelled.", code="cancelled")
     status = 422 if job.is_users_fault else 500
-    return Problem(status, job.error or "the painting failed", code="generation_failed")
+    message = client_message(job.error or "the painting failed")
+    return Problem(status, message, code="generation_failed")
 
 
 def usage(job: Job, told: Told) -> Usage:

@@ -10,19 +10,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from kleinod.errors import InputError
-from kleinod.request import MAX_SEED, Request
-from kleinod.server.bfl_models import MAX_GUIDANCE, MAX_STEPS
+from kleinod.request import Request
+from kleinod.server.bfl_models import MAX_GUIDANCE, MAX_STEPS, Seed
 
 AUTO = "auto"
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
+# 128x128, and as people type it: 128X128, 128×128, 128 x 128
+_SIZE = re.compile(r"([0-9]{1,5}) {0,2}[xX×*] {0,2}([0-9]{1,5})")
 # for n
 MAX_PICTURES = 10
 MAX_PARTIAL_IMAGES = 3
 
 
 def _size(value: str) -> str:
-    if value == AUTO:
-        return value
+    """`auto` or WIDTHxHEIGHT, whatever sign stood between them."""
+    value = value.strip()
+    if value.lower() == AUTO:
+        return AUTO
     found = _SIZE.fullmatch(value)
     if found is None:
         raise PydanticCustomError("size", "give auto or WIDTHxHEIGHT, such as 1024x1024")
@@ -30,13 +33,13 @@ def _size(value: str) -> str:
         Request("", width=int(found[1]), height=int(found[2])).validate()
     except InputError as error:
         raise PydanticCustomError("size", "{reason}", {"reason": str(error)}) from error
-    return value
+    return f"{int(found[1])}x{int(found[2])}"
 
 
 Size = Annotated[
     str,
     AfterValidator(_size),
-    Field(json_schema_extra={"pattern": r"^(auto|\d{1,5}x\d{1,5})$"}),
+    Field(json_schema_extra={"pattern": rf"^(auto|AUTO|{_SIZE.pattern})$"}),
 ]
 Format = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
@@ -68,7 +71,10 @@ class ImageOptions(BaseModel):
     )
     user: str | None = Field(None, description="Has no effect.")
     safety_identifier: str | None = Field(None, description="Has no effect.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="kleinod's own.")
+    negative_prompt: str | None = Field(
+        None, description="kleinod's own: what not to paint; for base models only."
+    )
+    seed: Seed = Field(None, description="kleinod's own; -1 or left out: any.")
     steps: int | None = Field(
         None, ge=1, le=MAX_STEPS, description="kleinod's own: over what quality means."
     )
@@ -102,6 +108,33 @@ class EditInputs(ImageOptions):
     """The text parts of an edit; the pictures are parts named `image` or `image[]`."""
 
     input_fidelity: Literal["high", "low"] | None = Field(None, description="Has no effect.")
+
+
+class ImageReference(BaseModel):
+    """A picture in the JSON form of an edit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str | None = Field(None, description="Has no effect.")
+    image_url: str | None = Field(None, description="A data URL, an http(s) URL or base64.")
+    file_id: str | None = Field(None, description="Refused: no files are kept here.")
+
+
+class EditBody(EditInputs):
+    """An edit as JSON: the pictures are `images`, or `image` as in the form."""
+
+    images: list[ImageReference | str] | None = Field(None, description="The pictures, in order.")
+    image: str | list[str] | ImageReference | list[ImageReference] | None = Field(
+        None, description="The same under the form's name."
+    )
+    mask: Any = Field(None, description="Refused: klein paints into no part of a picture yet.")
+
+    def sources(self) -> list[ImageReference | str]:
+        """The pictures, in order, under whichever name they came."""
+        found: list[ImageReference | str] = []
+        for given in (self.image, self.images):
+            found += given if isinstance(given, list) else [given] if given else []
+        return found
 
 
 class TokenDetails(BaseModel):
@@ -147,6 +180,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    root: str = Field(description="The model that answers to this name.")
     license: str = Field(description="kleinod's own, as is what follows.")
     default_size: int = Field(description="Pixels of a side, where no size is asked for.")
     steps: int = Field(description="Denoising steps, where none are asked for.")
@@ -183,11 +217,23 @@ def edit_schema() -> dict[str, Any]:
     properties = {"image": several, "image[]": several, **schema["properties"]}
     # a part is text: it can be left out, but it cannot be null
     flat = {name: _without_null(value) for name, value in properties.items()}
+    return _edit(flat, ("image", "image[]"))
+
+
+def edit_json_schema() -> dict[str, Any]:
+    """The same as a JSON object."""
+    picture = ImageReference.model_json_schema()
+    several = {"type": "array", "items": {"anyOf": [picture, {"type": "string"}]}, "minItems": 1}
+    own = {"images": several, "image": {"anyOf": [{"type": "string", "minLength": 1}, several]}}
+    return _edit(EditInputs.model_json_schema()["properties"] | own, tuple(own))
+
+
+def _edit(properties: dict[str, Any], pictures: tuple[str, ...]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": flat,
+        "properties": properties,
         "required": ["prompt"],
-        "anyOf": [{"required": ["image"]}, {"required": ["image[]"]}],
+        "anyOf": [{"required": [name]} for name in pictures],
         "additionalProperties": False,
     }
 

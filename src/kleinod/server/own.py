@@ -46,7 +46,10 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 }
 _FRESH = {"Cache-Control": "no-cache"}
 _PAGE = FilePath(__file__).parent / "page"
-_PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_PAGE_FILES = {
+    **{"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"},
+    **{"docs.css": "text/css", "docs.js": "text/javascript"},
+}
 # a picture may stand on another site's page: its URL is the permission
 _PICTURE_HEADERS = {
     "Cache-Control": "private, max-age=600",
@@ -79,7 +82,7 @@ async def events(
     """A task's progress and end, as server-sent events; leaving them cancels nothing."""
     job = await _job(id, context, key_id)
     base = contexts.base_url(request, context)
-    return waiting.EventStream(_lines(job, context, base))
+    return waiting.EventStream(_lines(job, context, base), contexts.painted_by(job.model))
 
 
 @router.delete("/v1/jobs/{id}", responses=bfl.ERRORS | _NOT_FOUND)
@@ -91,10 +94,15 @@ async def cancel(id: Annotated[str, Path()], context: ContextOf, key_id: KeyId) 
 
 @router.get("/v1/jobs/{id}", responses=bfl.ERRORS | _NOT_FOUND)
 async def task(
-    id: Annotated[str, Path()], request: Request, context: ContextOf, key_id: KeyId
+    id: Annotated[str, Path()],
+    request: Request,
+    context: ContextOf,
+    key_id: KeyId,
+    response: Response,
 ) -> TaskResult:
     """The same as get_result, but 404 where there is no such task."""
     job = await _job(id, context, key_id)
+    response.headers.update(contexts.painted_by(job.model))
     return bfl.task_result(job, context, contexts.base_url(request, context))
 
 
@@ -106,9 +114,11 @@ async def _job(id: str, context: Context, key_id: str) -> Job:
 
 
 async def _lines(job: Job, context: Context, base: str) -> AsyncIterator[bytes]:
-    async for event in waiting.pinged(context.service.events(job.id)):
+    async for event in waiting.pinged(context, job):
         if event is None:
             yield waiting.PING
+        elif isinstance(event, Problem):
+            yield waiting.event_line("error", {"detail": event.message})
         elif isinstance(event, JobEnded):
             told = bfl.task_result(event.job, context, base).model_dump()
             yield waiting.event_line("end", told)
@@ -198,6 +208,18 @@ def _report_link(address: str) -> str:
     if "@" in address:
         return f'<a href="mailto:{shown}">report a picture</a> '
     return f"reports: {shown} "
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The API as a page to read, made from /openapi.json by a script of ours."""
+    return _static("docs.html", "text/html")
+
+
+@router.get("/favicon.ico", include_in_schema=False)
+async def favicon() -> Response:
+    """What browsers ask for unasked."""
+    return _static("favicon.ico", "image/vnd.microsoft.icon")
 
 
 @router.get("/page/{name}", include_in_schema=False)

@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse as PlainJSONResponse
 from starlette.exceptions import HTTPException
 
 from kleinod.errors import InputError
-from kleinod.server.jobs import Refused
+from kleinod.server.jobs import Refused, Unavailable
+from kleinod.server.wording import client_message
 
 OPENAI_PATHS = ("/v1/images", "/v1/models")
 
@@ -54,7 +55,7 @@ class TooLarge(HTTPException):
 
 def of_input(error: InputError, status: int = 422) -> Problem:
     """The problem of a message `field: value …; remedy`."""
-    message = " ".join(str(error).split())
+    message = client_message(str(error))
     field = message.partition(":")[0]
     is_field = field.replace("_", "").isalnum() and field.islower()
     return Problem(status, message, param=field if is_field else None, code="invalid_value")
@@ -108,6 +109,7 @@ def install(app: FastAPI) -> None:
         Problem: _on_problem,
         InputError: _on_input,
         Refused: _on_refused,
+        Unavailable: _on_unavailable,
         TooLarge: _on_too_large,
         HTTPException: _on_http,
     }
@@ -116,20 +118,25 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_problem(request: Request, error: Problem) -> JSONResponse:
-    return answer(request.url.path, error)
+    return answer(request.scope["path"], error)
 
 
 async def _on_input(request: Request, error: InputError) -> JSONResponse:
-    return answer(request.url.path, of_input(error))
+    return answer(request.scope["path"], of_input(error))
 
 
 async def _on_refused(request: Request, error: Refused) -> JSONResponse:
-    return answer(request.url.path, of_refusal(error))
+    return answer(request.scope["path"], of_refusal(error))
+
+
+async def _on_unavailable(request: Request, error: Unavailable) -> JSONResponse:
+    problem = Problem(503, str(error), headers={"Retry-After": "5"})
+    return answer(request.scope["path"], problem)
 
 
 async def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     problem = Problem(error.status_code, str(error.detail), headers=error.headers)
-    return answer(request.url.path, problem)
+    return answer(request.scope["path"], problem)
 
 
 async def _on_too_large(request: Request, error: TooLarge) -> JSONResponse:
@@ -138,7 +145,7 @@ async def _on_too_large(request: Request, error: TooLarge) -> JSONResponse:
 
 async def _on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
     """loc, msg and type only: the input may be megabytes of picture, or a prompt."""
-    path, found = request.url.path, error.errors()
+    path, found = request.scope["path"], error.errors()
     if not path.startswith(OPENAI_PATHS):
         entries = [_entry(list(e["loc"]), e["msg"], e["type"]) for e in found[:20]]
         return JSONResponse({"detail": entries}, 422)
@@ -154,7 +161,9 @@ def _understood(first: Mapping[str, Any], param: str | None) -> Problem:
     kind = first["type"]
     if kind == "extra_forbidden":
         return Problem(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
-    if kind == "missing" and param:
+    if kind == "missing" and not param:
+        return Problem(400, "the body is empty; send a JSON object", code="invalid_json")
+    if kind == "missing":
         message = f"Missing required parameter: '{param}'."
         return Problem(400, message, param=param, code="missing_required_parameter")
     if kind == "json_invalid":

@@ -18,10 +18,19 @@ async def of_texts(texts: Mapping[str, str], settings: Settings) -> tuple[Pictur
     return await _all([_of_text(text, name, settings) for name, text in texts.items()])
 
 
-async def of_uploads(files: Sequence[UploadFile], settings: Settings) -> tuple[Picture, ...]:
-    """Pictures as parts of a form. Raises InputError."""
-    check_count(len(files), settings, name="image")
-    return await _all([_of_upload(file, settings) for file in files])
+async def of_sources(
+    sources: Sequence[tuple[str, str | UploadFile]], settings: Settings
+) -> tuple[Picture, ...]:
+    """Pictures as files or as text, each with its field's name. Raises InputError."""
+    check_count(len(sources), settings, name="image")
+    return await _all(
+        [
+            _of_text(source, name, settings)
+            if isinstance(source, str)
+            else _of_upload(source, settings)
+            for name, source in sources
+        ]
+    )
 
 
 def check_count(count: int, settings: Settings, *, name: str) -> None:

@@ -5,12 +5,15 @@ another key's job is no job.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
@@ -18,7 +21,16 @@ from kleinod.server import auditing, signatures
 from kleinod.server.claims import Claims, Terms
 from kleinod.server.database import Database
 from kleinod.server.events import Hub
-from kleinod.server.jobs import Job, JobEnded, JobEvent, JobProgress, JobStatus, NewJob, StoredImage
+from kleinod.server.jobs import (
+    Job,
+    JobEnded,
+    JobEvent,
+    JobProgress,
+    JobStatus,
+    NewJob,
+    StoredImage,
+    Unavailable,
+)
 from kleinod.server.keys import KeyRecord, Keys
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
 from kleinod.server.painting import JobPainter, Provenance
@@ -116,7 +128,7 @@ class Service:
         return self._worker is not None
 
     async def accept(self, new: NewJob) -> Job:
-        """Check a job and put it down. Raises InputError, QueueFull, LimitReached."""
+        """Check a job and put it down. Raises InputError, QueueFull, LimitReached, Unavailable."""
         painter = self._painters.get(new.model)
         if painter is None:
             served = ", ".join(self._painters)
@@ -124,7 +136,8 @@ class Service:
         request = await self._pixel_threads.run(
             painter.settled, new.request, new.references, new.output_format
         )
-        job = await self._database_threads.run(self._put_down, replace(new, request=request))
+        with _storage_answers():
+            job = await self._database_threads.run(self._put_down, replace(new, request=request))
         if self._worker is not None:
             self._worker.wake()
         return job
@@ -167,14 +180,15 @@ class Service:
                     event = await self._looked(job_id)
 
     async def picture(self, path: str) -> bytes | None:
-        """A finished picture's file; None if there is none (any more)."""
+        """A finished picture's file; None if there is none (any more). Raises Unavailable."""
         if not signatures.is_picture(path):
             return None
-        return await self._pixel_threads.run(self._storage.read, path)
+        with _storage_answers():
+            return await self._pixel_threads.run(self._storage.read, path)
 
     def signed_path(self, image: StoredImage) -> str:
         """`PATH?expires=…&signature=…`, valid for url_seconds; to be put behind a route."""
-        expires = int(time.time()) + self.settings.url_seconds
+        expires = str(int(time.time()) + self.settings.url_seconds)
         signature = signatures.url_signature(self._url_secret, image.path, expires)
         return f"{image.path}?expires={expires}&signature={signature}"
 
@@ -191,6 +205,13 @@ class Service:
     async def key(self, secret: str) -> KeyRecord | None:
         """The valid key with this text, in constant time."""
         return await self._database_threads.run(self._keys.find, secret)
+
+    async def is_valid_key(self, key_id: str) -> bool:
+        """Whether a key is not revoked; "" is whoever asked while there were no keys."""
+        try:
+            return not key_id or await self._database_threads.run(self._keys.is_valid, key_id)
+        except SQLAlchemyError:  # a database that is away for a while ends no stream
+            return True
 
     def models(self) -> list[ServedModel]:
         """The models that are served, the default one first."""
@@ -248,7 +269,8 @@ class Service:
             self._store.open(job.id)
         except BaseException:
             self._store.forget(job.id)
-            self._storage.remove(f"references/{job.id}")
+            with contextlib.suppress(OSError):  # the first error says more
+                self._storage.remove(f"references/{job.id}")
             raise
         return job
 
@@ -264,6 +286,16 @@ class Service:
             return JobEnded(job)
         num_steps = job.request["num_inference_steps"] * job.request["num_images"]
         return JobProgress(round(job.progress * num_steps), num_steps)
+
+
+@contextlib.contextmanager
+def _storage_answers() -> Iterator[None]:
+    """Raise Unavailable where the storage fails; the log says how."""
+    try:
+        yield
+    except OSError as error:
+        _log.error("storage: %s", error)
+        raise Unavailable("the server's storage does not answer; try again later") from error
 
 
 def _clean(job_id: str) -> str:

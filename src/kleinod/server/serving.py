@@ -1,6 +1,7 @@
 """`kleinod serve`: a socket, a service, a server, and the line that says how to use it."""
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from kleinod import __version__
+from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError
 from kleinod.server import access, bfl, fetching, logs
 from kleinod.server.app import Hooks, create_app
@@ -22,6 +24,8 @@ from kleinod.server.service import Service
 from kleinod.server.settings import Settings
 
 _BACKLOG = 2048
+
+_log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
@@ -56,8 +60,11 @@ class _Running:
 
     def run(self, listener: socket.socket) -> None:
         """Until a signal. Raises what kept it from starting."""
-        print(f"kleinod {__version__}: loading {self._settings.model}", file=sys.stderr, flush=True)
+        loading = f"kleinod {__version__}: loading {printable(self._settings.model)}"
+        print(loading, file=sys.stderr, flush=True)
         self._server.run(sockets=[listener])
+        if self._failure is None:
+            _log.info("stopped")
         if isinstance(self._failure, KleinodError):
             raise self._failure
         if self._failure is not None:
@@ -71,7 +78,8 @@ class _Running:
         has_keys = await self._context.service.has_keys()
         models = [model.name for model in self._context.service.models()]
         for line in greeting(self._settings, models, has_keys=has_keys):
-            print(line, flush=True)
+            print(printable(line), flush=True)
+        _log.info("started: %s at %s", ", ".join(models), own_url(self._settings))
 
     def _failed(self, error: Exception) -> None:
         self._failure = error
@@ -102,6 +110,7 @@ class _Server(uvicorn.Server):
         )
         if self._is_asked:
             print(words, file=sys.stderr, flush=True)
+            _log.info("stopping")
         await super().shutdown(sockets)
 
 

@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kleinod import catalog
 from kleinod.errors import InputError
 from kleinod.request import MAX_PIXELS
+from kleinod.server.urls import normal_origin
 
 PREFIX = "KLEINOD_"
 FILE_NAME = "kleinod.toml"
@@ -59,6 +60,13 @@ class Settings(BaseSettings):
     port: int = Field(8686, ge=0, le=65535, description="Port to listen at; 0: a free one")
     public_url: str | None = Field(
         None, description="What clients call this server, for the URLs in answers; from the request"
+    )
+
+    cors_origins: tuple[str, ...] = Field(
+        (), description='Web pages elsewhere that may call, such as ["https://app.example.com"]'
+    )
+    accept_openai_models: bool | None = Field(
+        None, description="gpt-image-1, dall-e-3 … mean the first model; true if it is the only one"
     )
 
     database_url: str | None = Field(
@@ -129,6 +137,16 @@ class Settings(BaseSettings):
 
     log_prompts: bool = Field(False, description="Prompts in the log")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people or programs")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _normal_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """As browsers send them; `*` is every page, for servers with keys."""
+        found = {one: one if one == "*" else normal_origin(one.rstrip("/")) for one in origins}
+        for given, origin in found.items():
+            if origin is None:
+                raise ValueError(f"{given!r} is no origin; give one such as https://example.com")
+        return tuple(origin for origin in found.values() if origin is not None)
 
     @classmethod
     def settings_customise_sources(

@@ -5,7 +5,7 @@ import hmac
 import re
 
 # a picture's name in the storage; nothing else is ever given out
-_PICTURE = re.compile(r"results/[0-9a-f]{32}/[0-9]{1,3}\.(png|jpeg|webp)")
+_PICTURE = re.compile(r"results/[0-9a-f]{32}/[0-9]{1,3}(-[0-9]{1,6})?\.(png|jpeg|webp)")
 
 
 def is_picture(path: str) -> bool:
@@ -13,8 +13,8 @@ def is_picture(path: str) -> bool:
     return _PICTURE.fullmatch(path) is not None
 
 
-def url_signature(secret: bytes, path: str, expires: int) -> str:
-    """Of a path that may be fetched until then (seconds since 1970)."""
+def url_signature(secret: bytes, path: str, expires: str) -> str:
+    """Of a path and, as the URL writes it, the second since 1970 until which it may be fetched."""
     return hmac.new(secret, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
@@ -22,9 +22,9 @@ def is_valid_url(
     secret: bytes, path: str, expires: str, *, signature: str, now_seconds: float
 ) -> bool:
     """Whether the signature is ours and its time is not over."""
-    if not re.fullmatch(r"[0-9]{1,12}", expires, re.ASCII) or not is_picture(path):
+    if not re.fullmatch(r"[1-9][0-9]{0,11}", expires, re.ASCII) or not is_picture(path):
         return False
-    expected = url_signature(secret, path, int(expires)).encode()
+    expected = url_signature(secret, path, expires).encode()
     given = signature.encode(errors="surrogatepass")
     return hmac.compare_digest(expected, given) and now_seconds < int(expires)
 

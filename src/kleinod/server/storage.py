@@ -1,8 +1,10 @@
 """Pictures by name: a folder, or any store that fsspec knows. Whole or not at all. It blocks."""
 
 import contextlib
+import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from kleinod.errors import InputError
+
+# waits before a picture is written again
+RETRY_SECONDS = (0.5, 2.0)
+
+_log = logging.getLogger(__name__)
 
 
 class Storage:
@@ -46,6 +53,18 @@ class Storage:
             # object stores show an object only once it is whole
             with _told_as_os_error():
                 self._files.pipe_file(self._path(name), data)
+
+    def write_surely(self, name: str, data: bytes) -> None:
+        """Write, again after a pause where the store fails: a picture took long to paint."""
+        for pause in RETRY_SECONDS:
+            try:
+                self.write(name, data)
+            except OSError as error:
+                _log.warning("storage: %s is not written (%s); trying again", name, error)
+                time.sleep(pause)
+            else:
+                return
+        self.write(name, data)
 
     def read(self, name: str) -> bytes | None:
         """What was written; None if nothing is there."""

@@ -7,7 +7,7 @@ stops cancels nothing: the job waits for the next start.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,24 +20,32 @@ from kleinod.server.jobs import Job, JobEnded, JobEvent
 from kleinod.server.problems import Problem
 
 PING_SECONDS = 15.0
+# how soon an open answer notices that its key was revoked
+KEY_SECONDS = 3.0
 
 
 async def ended(request: Request, context: Context, job: Job) -> Job:
-    """The job once it has ended. Raises Problem if the client left or the server stops."""
+    """The job once it has ended.
+
+    Raises Problem if the client left, the server stops, or the key was revoked meanwhile: then the
+    job is painted all the same, like all that a revoked key had in the queue.
+    """
     end = asyncio.create_task(_end(context, job.id))
     left = asyncio.create_task(_left(request))
+    refused = asyncio.create_task(_refused(context, job.key_id))
     try:
         async with cancelling(context, job):
-            await asyncio.wait((end, left), return_when=asyncio.FIRST_COMPLETED)
-            if not end.done():
+            await asyncio.wait((end, left, refused), return_when=asyncio.FIRST_COMPLETED)
+            if left.done() and not end.done():
                 raise Problem(499, "the client left before its picture was ready")
-            final = end.result()
+        if not end.done():
+            raise revoked()
+        return end.result()
     finally:
-        for task in (end, left):
+        for task in (end, left, refused):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Problem):
                 await task
-    return final
 
 
 @asynccontextmanager
@@ -64,19 +72,41 @@ def stopping() -> Problem:
     return Problem(503, "the server is stopping; ask again soon", headers={"Retry-After": "5"})
 
 
+def revoked() -> Problem:
+    """401 for those whose key was revoked while they waited."""
+    return Problem(401, "This API key was revoked.", code="invalid_api_key")
+
+
+async def _refused(context: Context, key_id: str) -> None:
+    """Until the key is not valid any more."""
+    while await context.service.is_valid_key(key_id):
+        await asyncio.sleep(KEY_SECONDS)
+
+
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def pinged(events: AsyncIterator[JobEvent]) -> AsyncIterator[JobEvent | None]:
-    """The events, and None where there was none for a while, so that proxies keep the stream."""
-    iterator = aiter(events)
+async def pinged(context: Context, job: Job) -> AsyncIterator[JobEvent | Problem | None]:
+    """A job's events, and None where there was none for a while, so that proxies keep the stream.
+
+    The last one is a Problem if the job's key was revoked meanwhile.
+    """
+    iterator = aiter(context.service.events(job.id))
+    refused = asyncio.create_task(_refused(context, job.key_id))
     following: asyncio.Task[JobEvent | None] | None = None
     try:
         while True:
             following = following or asyncio.create_task(_next(iterator))
-            done, _ = await asyncio.wait((following,), timeout=PING_SECONDS)
+            done, _ = await asyncio.wait(
+                (following, refused),
+                timeout=PING_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if refused in done:
+                yield revoked()
+                return
             if not done:
                 yield None
                 continue
@@ -85,6 +115,7 @@ async def pinged(events: AsyncIterator[JobEvent]) -> AsyncIterator[JobEvent | No
                 return
             yield event
     finally:
+        refused.cancel()
         if following is not None:
             following.cancel()
 
@@ -111,6 +142,6 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, lines: AsyncIterator[bytes], status_code: int = 200) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(lines, status_code, headers)
+    def __init__(self, lines: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+        own = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(lines, headers=own | dict(headers))

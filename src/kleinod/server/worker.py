@@ -2,8 +2,9 @@
 
     claim ── prepare ── engine ── mark, sign, encode ── store the pictures ── READY
 
-A picture's name is its job's, so that a job that is run again after a crash overwrites what there
-was: one result, however often it was begun. Lives on the event loop; all that blocks is in threads.
+A picture's name is its job's and its attempt's, and a new attempt removes what others left: one
+result, however often a job was begun, and a server that stalled while it stored writes over none.
+Lives on the event loop; all that blocks is in threads.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from kleinod.engine import Cancelled, Event, Failed, Finished, Progress, Ticket
 from kleinod.errors import InputError, KleinodError, ModeratedError
 from kleinod.pipeline import GeneratedImage
 from kleinod.provenance.audit import AuditLog
-from kleinod.server import auditing, outcomes
+from kleinod.server import auditing, outcomes, records
 from kleinod.server.claims import Claim, Claims, Outcome
 from kleinod.server.events import Hub
 from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus, StoredImage
@@ -34,6 +35,7 @@ from kleinod.server.threads import Arguments, Result, Threads
 _POLL_SECONDS = 1.0
 _TICK_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
+STORAGE_FAILED = "a file could not be read or written here; try again later"
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +167,7 @@ class Worker:
 
     def _begin(self, claim: Claim) -> None:
         loop = asyncio.get_running_loop()
+        records.log_start(claim.job, has_prompt=self._settings.log_prompts)
         active = _Active(claim, loop.create_future())
         self._active[claim.job.id] = active
         active.task = asyncio.create_task(self._work(active), name=f"job {claim.job.id}")
@@ -180,7 +183,7 @@ class Worker:
 
     async def _end(self, active: _Active, outcome: Outcome) -> None:
         """Say it in the database, as often as it takes; then to those who listen."""
-        job_id, storage = active.claim.job.id, self._parts.storage
+        job_id = active.claim.job.id
         while True:
             with _surviving():
                 job = await self._database(self._parts.claims.end, job_id, outcome)
@@ -188,14 +191,28 @@ class Worker:
             await asyncio.sleep(_RETRY_SECONDS)
         if job is None:
             _log.warning("job %s was taken from this server; its result is dropped", job_id)
+            await self._drop(outcome)
             return
+        records.log_end(job)
         self._parts.metrics.count_job(job)
         self._parts.hub.publish(job_id, JobEnded(job))
         await self._audited(job)
         if outcome.results and not job.results:
-            await self._pixels(storage.remove, f"results/{job_id}")
+            await self._remove(f"results/{job_id}")
         if active.claim.num_references:
-            await self._pixels(storage.remove, f"references/{job_id}")
+            await self._remove(f"references/{job_id}")
+
+    async def _drop(self, outcome: Outcome) -> None:
+        """Remove the files that a stalled server wrote: by now the job is another's, or gone."""
+        for image in outcome.results:
+            await self._remove(image.path)
+
+    async def _remove(self, name: str) -> None:
+        """Remove from the storage; what stays there now goes when the job is old."""
+        try:
+            await self._pixels(self._parts.storage.remove, name)
+        except OSError as error:
+            _log.error("storage: %s is not removed: %s", name, error)
 
     async def _audited(self, job: Job) -> None:
         """Tell the audit log of a job that gave nothing; it has failed already."""
@@ -214,7 +231,11 @@ class Worker:
             if not is_users_fault:
                 _log.error("job %s failed: %s", active.claim.job.id, error)
             return Outcome(JobStatus.FAILED, error=str(error), is_users_fault=is_users_fault)
-        except Exception:  # the edge: a full disk or a bug; the job ends and the server goes on
+        except OSError as error:
+            _log.error("job %s failed: %s", active.claim.job.id, error)
+            await self._remove(f"results/{active.claim.job.id}")
+            return Outcome(JobStatus.FAILED, error=STORAGE_FAILED)
+        except Exception:  # the edge: a bug; the job ends and the server goes on
             _log.exception("job %s failed", active.claim.job.id)
             return Outcome(JobStatus.FAILED, error="internal error; the server's log says more")
 
@@ -251,10 +272,11 @@ class Worker:
 
     def _stored(self, claim: Claim, made: Made) -> tuple[StoredImage, ...]:
         results, format_name = [], claim.job.output_format
+        outcomes.remove_earlier(self._parts.storage, claim.job)
         auditing.painted(self._parts.audit_log, claim.job, list(made.files.values()), made.stopped)
         for index, file in made.files.items():
-            path = f"results/{claim.job.id}/{index}.{format_name}"
-            self._parts.storage.write(path, file.data)
+            path = outcomes.result_path(claim.job, claim.job.attempts, index)
+            self._parts.storage.write_surely(path, file.data)
             seed = file.receipt["request"]["seed"]
             results.append(StoredImage(path, seed, *file.image.size, format_name))
         return tuple(results)
@@ -336,7 +358,10 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bury(self) -> None:
-        for job in await self._database(self._parts.claims.bury):
+        burial = await self._database(self._parts.claims.bury)
+        for job_id in burial.waiting:
+            _log.warning("job %s waits again: the server that painted it is gone", job_id)
+        for job in burial.ended:
             _log.error("job %s: %s", job.id, job.error or job.status)
             await self._audited(job)
             self._parts.metrics.count_job(job)

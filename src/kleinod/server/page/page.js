@@ -4,6 +4,12 @@ const MAX_REFERENCES = 8;
 const MAX_HISTORY = 12;
 const RATIOS = [[1, 1], [4, 3], [3, 4], [3, 2], [2, 3], [16, 9], [9, 16]];
 const OWN = "own";
+const READABLE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"];
+const READABLE_ENDINGS = ["png", "jpg", "jpeg", "webp", "gif", "avif"];
+const UNREADABLE = {
+  ...{ heic: "HEIC (an iPhone's format)", heif: "HEIF (a phone's format)", jxl: "JPEG XL", tif: "TIFF" },
+  ...{ tiff: "TIFF", svg: "SVG", "svg+xml": "SVG", bmp: "BMP", psd: "Photoshop's format", pdf: "PDF" },
+};
 
 const at = (id) => document.getElementById(id);
 const references = []; // {name, url}: url is a data URL
@@ -206,14 +212,24 @@ function element(name, properties = {}) {
 // --- references ---------------------------------------------------------------------------------
 
 async function add(files) {
+  const refused = [];
   for (const file of files) {
-    if (references.length >= MAX_REFERENCES) {
-      at("error").textContent = `At most ${MAX_REFERENCES} references.`;
-      break;
-    }
-    if (file.type.startsWith("image/")) references.push({ name: file.name, url: await dataUrl(file) });
+    const reason = references.length >= MAX_REFERENCES ? `at most ${MAX_REFERENCES} references` : unreadable(file);
+    if (reason) refused.push(`${file.name || "The file"}: ${reason}.`);
+    else references.push({ name: file.name, url: await dataUrl(file) });
   }
+  at("refused").textContent = refused.join(" ");
   drawReferences();
+}
+
+// Why the server would refuse a file; "" where it may take it. Browsers know few types by name.
+function unreadable({ type, name }) {
+  const ending = name.split(".").at(-1).toLowerCase();
+  if (READABLE.includes(type) || (!type && READABLE_ENDINGS.includes(ending))) return "";
+  const known = UNREADABLE[ending] ?? UNREADABLE[type.replace(/^image\/(x-)?/, "")];
+  if (known) return `${known} is not read here; save it as JPEG or PNG`;
+  if (type.startsWith("image/")) return `${type.slice(6).toUpperCase()} is not read here; save it as JPEG or PNG`;
+  return "no picture; PNG, JPEG, WebP, GIF and AVIF are read";
 }
 
 function dataUrl(file) {
@@ -314,7 +330,8 @@ function bfl({ prompt, model, seed, size, files, key }) {
 
 async function begin() {
   try {
-    models = (await (await ask("v1/models")).json()).data;
+    const listed = (await (await ask("v1/models")).json()).data;
+    models = listed.filter(({ id, root }) => id === root); // the others are names of these
   } catch (error) {
     at("served").textContent = error instanceof TypeError ? "the server does not answer" : error.message;
     setTimeout(begin, 2000);
