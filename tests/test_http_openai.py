@@ -42,8 +42,9 @@ def test_answer_has_every_field(server: Server) -> None:
     with server.client() as client:
         body = client.post(PAINT, json=SMALL | {"n": 2}).json()
     assert set(body) == {
-        *("created", "background", "output_format", "quality", "size", "data", "usage")
+        *("created", "background", "output_format", "quality", "size", "data", "usage", "warnings")
     }
+    assert [one["code"] for one in body["warnings"]] == ["size"]  # mini's is 128 x 128
     assert (body["background"], body["output_format"], body["size"]) == ("opaque", "png", "64x64")
     assert abs(body["created"] - time.time()) < 600
     assert [set(one) for one in body["data"]] == [{"b64_json"}] * 2
