@@ -344,7 +344,7 @@ def test_closed_file_and_closed_picture_are_one_line(tmp_path: Path) -> None:
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero"), Path("/dev/null"), tmp_path):
-        with pytest.raises(InputError, match="regular file|Is a directory"):
+        with pytest.raises(InputError, match=r"regular file|Is a directory"):
             load_image(path)
 
 
