@@ -7,10 +7,12 @@ import urllib.parse
 import pytest
 from http_pictures import as_base64, bomb, chunk, odd_modes, picture, png, polyglots, text_bomb
 from PIL import Image
+from reference_files import samsung_trailer, video
 
 from kleinod.errors import InputError
 from kleinod.server import incoming
 from kleinod.server.incoming import PictureLimits
+from kleinod.server.jobs import Refused
 
 LIMITS = PictureLimits(2**20, 2**20)
 
@@ -49,6 +51,81 @@ def test_size_is_told_as_exif_turns_it() -> None:
     exif[0x0112] = 6
     checked = incoming.check(picture(format="JPEG", exif=exif), "image", limits=LIMITS)
     assert (checked.width, checked.height) == (80, 96)
+
+
+def _trailers() -> dict[str, bytes]:
+    """What phones, cameras and hand-written clients leave behind a JPEG."""
+    preview = picture(format="JPEG", size=(64, 64))
+    return {
+        "line break": b"\r\n",
+        "filling": b"\xff" * 64,
+        "zeros and a line break": bytes(512) + b"\n",
+        "Samsung": samsung_trailer(),
+        "Samsung and its video": video() + samsung_trailer(),
+        "motion photograph": video(),
+        "cut preview": preview[: len(preview) // 2],
+        "preview and Samsung": preview[: len(preview) // 2] + samsung_trailer(),
+        "vivo": b'vivo{"cameraFilter":"normal","beauty":0}cameraalbum!',
+        "noise": bytes(range(1, 200)) * 20,
+    }
+
+
+@pytest.mark.parametrize("name", _trailers())
+def test_what_phones_append_is_cut_off(name: str) -> None:
+    data = picture(format="JPEG")
+    checked = incoming.check(data + _trailers()[name], "image", limits=LIMITS)
+    assert checked.data == data and checked.width == 96
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("trailer", [b"\r\n", b"\n", bytes(9), b"\xff" * 16, samsung_trailer()])
+def test_padding_behind_other_formats_is_cut_off(format: str, trailer: bytes) -> None:
+    data = picture(format=format)
+    assert incoming.check(data + trailer, "image", limits=LIMITS).data == data
+
+
+@pytest.mark.parametrize("padding", [b"", bytes(7)])
+def test_every_picture_of_a_camera_file_is_kept(padding: bytes) -> None:
+    pictures = [picture(format="JPEG", size=(96, side)) for side in (80, 64, 72)]
+    checked = incoming.check(padding.join(pictures) + video(), "image", limits=LIMITS)
+    assert checked.data == padding.join(pictures)
+
+
+@pytest.mark.parametrize("between", [b"\r\n", b"\xff" * 9, samsung_trailer(), video()])
+def test_archive_behind_what_phones_append_is_refused(between: bytes) -> None:
+    archive = b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18)
+    with pytest.raises(InputError, match="after the picture's end"):
+        incoming.check(picture(format="JPEG") + between + archive, "image", limits=LIMITS)
+
+
+def test_pixels_of_a_request_have_a_limit_together() -> None:
+    limits = PictureLimits(2**20, 2**20, max_request_pixels=2 * 96 * 80)
+    files = [(f"input_image_{number}", picture()) for number in range(2)]
+    assert len(incoming.check_all(files, limits=limits)) == 2
+    with pytest.raises(InputError, match=r"^input_image_9: .* over 15360 pixels together"):
+        incoming.check_all([*files, ("input_image_9", picture())], limits=limits)
+
+
+def test_pixels_of_all_requests_have_a_limit() -> None:
+    limits = PictureLimits(2**20, 2**20, max_decoding_pixels=96 * 80 + 1)
+    with incoming._IN_FLIGHT.hold(2, limits.max_decoding_pixels):
+        with pytest.raises(Refused, match="over the limit of 7681") as caught:
+            incoming.check_all([("image", picture())], limits=limits)
+        assert caught.value.retry_after_seconds >= 1
+    assert len(incoming.check_all([("image", picture())], limits=limits)) == 1
+    with pytest.raises(InputError):  # given back where a picture is refused, too
+        incoming.check_all([("image", picture()[:-60])], limits=limits)
+    assert len(incoming.check_all([("image", picture())], limits=limits)) == 1
+
+
+def test_large_jpegs_count_as_what_is_decoded() -> None:
+    limits = PictureLimits(2**24, 2**27, max_request_pixels=2**24)
+    large = picture("L", (8192, 8192), format="JPEG")
+    checked = incoming.check_all([("image", large)] * 2, limits=limits)
+    assert {(one.width, one.height) for one in checked} == {(2048, 2048)}
+    flat = picture("1", (8192, 8192))
+    with pytest.raises(InputError, match="pixels together"):
+        incoming.check_all([("image", flat)], limits=limits)
 
 
 @pytest.mark.parametrize("name", polyglots())

@@ -255,7 +255,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _may_be_metadata(error: BaseException) -> bool:
-    """Whether a chunk beside the pixels may be at fault; one of megabytes is no slip."""
+    """Whether a chunk beside the pixels may be at fault; what unpacks to megabytes is no slip."""
     is_bomb = str(error).startswith(("Decompressed data too large", "Too much memory"))
     return isinstance(error, SyntaxError | ValueError | LookupError | struct.error) and not is_bomb
 
