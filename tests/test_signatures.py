@@ -238,7 +238,7 @@ def test_loading_asks_what_the_file_is(tmp_path: Path) -> None:
         loading.open_transformer(_qwen(tmp_path))
     with pytest.raises(WeightsError, match="but a T5 text encoder"):
         loading.open_text_encoder(_t5(tmp_path), (1,))
-    with pytest.raises(WeightsError, match="but a FLUX.2 klein 4B transformer"):
+    with pytest.raises(WeightsError, match=r"but a FLUX\.2 klein 4B transformer"):
         loading.open_autoencoder(_klein(tmp_path))
 
 
@@ -263,9 +263,7 @@ def test_what_is_no_model_is_one_line(make, message: str, tmp_path: Path) -> Non
 
 
 def test_a_components_folder_names_the_models(folder: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"holds no model_index\.json; it is a part of .*, give that"
-    ):
+    with pytest.raises(InputError, match=r"model_index\.json; it is a part of .*, give that"):
         kleinod.load(folder / "transformer", device="cpu")
 
 
