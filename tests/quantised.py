@@ -173,7 +173,7 @@ _PLACES |= dict.fromkeys(_FIRST, (0,))
 
 def _random_blocks(weight: Tensor, kind: gguf.GGMLQuantizationType) -> NDArray[np.uint8]:
     numbers, size = gguf.GGML_QUANT_SIZES[kind]
-    random = np.random.default_rng(weight.numel())
+    random = np.random.default_rng([weight.numel(), int(1000 * weight.abs().max())])
     count = weight.numel() // numbers
     blocks = random.integers(0, 256, (count, size), dtype=np.uint8)
     for attempt in (1.0, None):
