@@ -217,3 +217,15 @@ def test_api_is_described_on_a_page(page: Page, server: Server) -> None:
     expect(page.get_by_role("cell", name="negative_prompt", exact=True).first).to_be_visible()
     expect(page.get_by_text("multipart/form-data").first).to_be_visible()
     expect(page.locator("#error")).to_have_text("")
+
+
+def test_things_to_try_fill_the_prompt_and_an_unknown_word_is_said(page: Page) -> None:
+    page.get_by_role("button", name="a castle, flat style").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a castle, flat style")
+    page.get_by_text("All that it knows").click()
+    page.get_by_role("button", name="magnifying glass", exact=True).click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(
+        "a castle, flat style magnifying glass"
+    )
+    paint(page, "a knight")
+    expect(page.locator("#warnings")).to_contain_text("mini does not know: knight")

@@ -19,6 +19,7 @@ from published import entry, klein, of_module
 from typer.testing import CliRunner
 
 import kleinod
+from kleinod.assembly import load_sampler
 from kleinod.cli import app
 from kleinod.errors import InputError, WeightsError
 from kleinod.request import Components
@@ -133,7 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_is_read_by_its_contents(folder: Path, tmp_path: Path, name: str) -> None:
     file = Path(shutil.copy(folder / "text_encoder/model.safetensors", tmp_path / name))
     given = Components(text_encoder=file, tokenizer=folder / "tokenizer")
-    kleinod.load(folder, components=given, device="cpu")
+    load_sampler(folder, components=given, device="cpu")
     assert inspected(file).title == "Qwen3 text encoder"
 
 
@@ -158,7 +159,7 @@ def test_endings_in_capitals_are_found_in_folders(folder: Path, tmp_path: Path) 
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     old = copy / "text_encoder/model.safetensors"
     old.rename(old.with_name("QWEN.SAFETENSORS"))
-    kleinod.load(copy, device="cpu")
+    load_sampler(copy, device="cpu")
 
 
 # Other kinds of weights
@@ -264,7 +265,7 @@ def test_what_is_no_model_is_one_line(make, message: str, tmp_path: Path) -> Non
 
 def test_a_components_folder_names_the_models(folder: Path) -> None:
     with pytest.raises(InputError, match=r"model_index\.json; it is a part of .*, give that"):
-        kleinod.load(folder / "transformer", device="cpu")
+        load_sampler(folder / "transformer", device="cpu")
 
 
 def test_a_loop_of_links_in_a_model_is_named(folder: Path, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_dot_files_beside_weights_are_left_aside(folder: Path, tmp_path: Path) -
     index.write_bytes(FILES["companion"][0])
     old = copy / "text_encoder/model.safetensors"
     old.rename(old.with_name("qwen.safetensors"))
-    kleinod.load(copy, device="cpu")
+    load_sampler(copy, device="cpu")
     assert inspected(copy).title == inspected(folder).title
     assert inspected(copy / "text_encoder").title == "Qwen3 text encoder"
 
@@ -316,7 +317,7 @@ def test_configurations_are_read_with_a_byte_order_mark(
         if file.name != "tokenizer.json":
             lines = json.dumps(json.loads(file.read_text()), indent=1).encode()
             file.write_bytes(mark + lines.replace(b"\n", ends))
-    assert kleinod.load(copy, device="cpu").info.name == "tiny"
+    assert load_sampler(copy, device="cpu").info.name == "tiny"
     assert inspected(copy).missing == ()
 
 
@@ -324,7 +325,7 @@ def test_a_configuration_in_another_encoding_says_so(tiny_model: Path, tmp_path:
     copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
     (copy / "transformer" / "config.json").write_text('{"a": "é"}', encoding="utf-16")
     with pytest.raises(WeightsError, match=r"is not UTF-8 .* save it as UTF-8"):
-        kleinod.load(copy, device="cpu")
+        load_sampler(copy, device="cpu")
 
 
 # Words of inspect and convert

@@ -28,7 +28,9 @@ def is_dead(process: str) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
-    except (OSError, ValueError):  # another user's process, or none of ours
+    except PermissionError:  # another user has this number now; /proc may hide when it began
+        return bool(begun) and _begun(int(number)) not in (None, begun)
+    except (OSError, ValueError):  # none of ours
         return False
     return bool(begun) and _begun(int(number)) != begun
 
