@@ -215,24 +215,13 @@ def _half_blocks(
 
 def _nearest_of_256(rgb: tuple[int, int, int]) -> int:
     """The nearest of xterm's cube and greys; the first 16 colours are the user's own."""
-<<<<<<< HEAD
-    cube = [_nearest_level(value) for value in rgb]
-    grey = min(range(24), key=lambda n: abs(_GREYS[n] - sum(rgb) / 3))
-=======
     cube = [_nearest(_CUBE_LEVELS, value) for value in rgb]
     grey = _nearest(_GREYS, sum(rgb) / 3)
->>>>>>> fresh
     in_cube = sum((_CUBE_LEVELS[n] - v) ** 2 for n, v in zip(cube, rgb, strict=True))
     in_greys = sum((_GREYS[grey] - v) ** 2 for v in rgb)
     return 232 + grey if in_greys < in_cube else 16 + 36 * cube[0] + 6 * cube[1] + cube[2]
 
 
-<<<<<<< HEAD
-def _nearest_level(value: int) -> int:
-    """Of the six levels of the cube."""
-    return min(range(6), key=lambda n: abs(_CUBE_LEVELS[n] - value))
-=======
 def _nearest(levels: Sequence[int], value: float) -> int:
     """The index of the level nearest to a value."""
     return min(range(len(levels)), key=lambda index: abs(levels[index] - value))
->>>>>>> fresh
