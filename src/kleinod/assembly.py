@@ -30,7 +30,7 @@ from kleinod.weights import files, loading
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
-from kleinod.weights.headers import read_header
+from kleinod.weights.headers import own_titles, read_header
 
 Progress = Callable[[str, float], None]
 _log = logging.getLogger(__name__)
@@ -70,10 +70,11 @@ def load_sampler(
     """
     use_large_pages()
     path = catalog.find(model)
-    info = catalog.describe(model, path)
+    paths = model_paths(path, components or Components())
+    titles = own_titles(path)
+    info = catalog.describe(model, path, titles=titles)
     place = _device(device)
     number = _dtype(dtype, info, place)
-    paths = model_paths(path, components or Components())
     quantization = _quantization(quantize, place)
     policy = _policy(checked_policy(offload), paths)
     is_dear = place.type == "cpu" or quantization == "int8"
@@ -86,7 +87,10 @@ def load_sampler(
     where = _Place(place, number, policy, quantization, is_compiled)
     _log_slower_products(where)
     with memory_told(lambda: "set offload to model, or take an FP8 or GGUF file"):
-        return _assembled(paths, info, where, progress or _silent)
+        sampler = _assembled(paths, info, where, progress or _silent)
+    if warning := catalog.guess_warning(model, path, titles=titles):
+        _log.warning("%s", warning)
+    return sampler
 
 
 def _log_slower_products(place: "_Place") -> None:
@@ -126,7 +130,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
     openers: dict[str, Callable[[], loading.Blueprint]] = {
         "text_encoder": partial(loading.open_text_encoder, paths.text_encoder, info.text_layers),
         "transformer": partial(loading.open_transformer, paths.transformer),
-        "autoencoder": partial(loading.open_autoencoder, paths.autoencoder),
+        "autoencoder": partial(loading.open_autoencoder, paths.autoencoder, paths.own_autoencoder),
     }
 
     def loader(name: str) -> nn.Module:
@@ -152,6 +156,7 @@ def _assembled(paths: ModelPaths, info: ModelInfo, place: _Place, progress: Prog
         dtype=place.dtype,
         quantization=place.quantization,
         is_compiled=place.is_compiled,
+        has_encoder=modules["autoencoder"].config.has_encoder,
         embedding_cache=cache,
     )
 
@@ -249,15 +254,16 @@ def _check_tokenizer(tokenizer: Tokenizer, text: TextEncoderConfig, path: Path) 
 
 
 def _policy(policy: str, paths: ModelPaths) -> str:
-    parts = (paths.transformer, paths.text_encoder, paths.autoencoder)
+    # a checkpoint is the path of each component in it
+    parts = {paths.transformer, paths.text_encoder, paths.autoencoder}
     return chosen_policy(policy, sum(files.num_bytes(part) for part in parts))
 
 
 def _fits(paths: ModelPaths, dtype: torch.dtype, quantization: str | None) -> bool:
     """Whether transformer and text encoder, which are nearly all, fit into the free memory."""
-    parts = [
+    parts = {
         file for path in (paths.transformer, paths.text_encoder) for file in weight_files(path)
-    ]
+    }
     entries = [entry for file in parts for entry in read_header(file).tensors.values()]
     # mapped pages count as free until they are used, and the system may take them back
     bytes_each = 1.5 if quantization == "int8" else dtype.itemsize

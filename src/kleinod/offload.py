@@ -57,6 +57,11 @@ class Residents:
         self._held.clear()
 
     @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The components in memory by name."""
+        return self._held
+
+    @property
     def held(self) -> tuple[str, ...]:
         """Names of the components in memory."""
         return tuple(self._held)

@@ -24,6 +24,7 @@ from kleinod.errors import InputError, NumericalError
 from kleinod.images import OpenedReference
 from kleinod.keywords import check_keywords
 from kleinod.memory import memory_told
+from kleinod.models.autoencoder import NO_ENCODER
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.offload import Residents
 from kleinod.painting import Conditions, Painting, Shape, advance
@@ -79,6 +80,7 @@ class Sampler:
     dtype: torch.dtype
     quantization: str | None = None
     is_compiled: bool = False
+    has_encoder: bool = True
     embedding_cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
     # of the last request: a series of pictures is warned of once, and nothing piles up
     _warnings: tuple[RequestWarning, ...] = field(default=(), init=False, repr=False)
@@ -135,6 +137,8 @@ class Sampler:
             return request
         request.validate()
         info, guidance = self.info, request.guidance_scale
+        if request.references and not self.has_encoder:
+            raise InputError(NO_ENCODER)
         _check_guidance(request, info)
         references = tuple(
             images.prepare_reference(_decoded(source), max_pixels=info.default_size**2)
@@ -209,7 +213,7 @@ class Sampler:
             sigma = float(states[0].conditions.sigmas[index - 1])
             self.advance(states)
             if not all(state.is_finite for state in states):
-                raise not_finite(index, self.dtype)
+                raise self.not_finite(index)
             latents_now = torch.cat([state.latents for state in states])
             clean = torch.cat([state.clean_latents for state in states])
             timings["denoise_seconds"] = time.perf_counter() - denoising
@@ -279,15 +283,20 @@ class Sampler:
         b, _, h, w = latents.shape
         with memory_told(lambda: self._remedies(f"{b} of {16 * w}x{16 * h}")):
             autoencoder = self.residents.use("autoencoder")
-            return images.to_images(autoencoder.decode(latents.to(self.device, self.dtype)))
+            pixels = autoencoder.decode(latents.to(self.device, self.dtype))
+            try:
+                return images.to_images(pixels)
+            except NumericalError as error:
+                raise NumericalError(f"{error}; {self._cause_of_not_finite()}") from error
 
+    def not_finite(self, index: int) -> NumericalError:
+        """The error of a picture whose latents overflowed in step `index`."""
+        return NumericalError(
+            f"step {index}: latents are not finite; {self._cause_of_not_finite()}"
+        )
 
-def not_finite(index: int, dtype: torch.dtype) -> NumericalError:
-    """The error of a picture whose latents overflowed in step `index`."""
-    remedy = "the weights may be damaged: run `kleinod inspect` on the model's files"
-    if dtype != torch.float32:
-        remedy = "try dtype float32"
-    return NumericalError(f"step {index}: latents are not finite; {remedy}")
+    def _cause_of_not_finite(self) -> str:
+        return cause_of_not_finite(self.residents.modules, self.dtype)
 
 
 def _decoded(source: Any) -> Image.Image:  # noqa: ANN401 - as in ImageRequest

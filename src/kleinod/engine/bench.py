@@ -17,7 +17,7 @@ from kleinod.engine.events import Cancelled, Event, Failed, Finished, Progress
 from kleinod.engine.jobs import Job, Picture
 from kleinod.engine.options import EngineOptions, EngineStats
 from kleinod.painting import Shape
-from kleinod.sampler import Sampler, not_finite
+from kleinod.sampler import Sampler
 
 Item = TypeVar("Item", Job, Picture)
 
@@ -98,7 +98,7 @@ class Bench:
             if picture.painted.is_finite:
                 picture.job.steps_done += 1
             else:
-                self._fail(picture.job, not_finite(picture.painted.index, self.sampler.dtype))
+                self._fail(picture.job, self.sampler.not_finite(picture.painted.index))
         alive = [picture for picture in alive if not picture.job.is_over]
         self.stats.last_batch = len(pictures)
         self.stats.passes_total += 1

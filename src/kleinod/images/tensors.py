@@ -25,6 +25,6 @@ def to_tensor(image: Image.Image) -> Tensor:
 def to_images(tensor: Tensor) -> list[Image.Image]:
     """Pictures of (b, 3, h, w) in [-1, 1], rounded to 8 bits. Raises NumericalError."""
     if not tensor.isfinite().all():
-        raise NumericalError("decoding: pixels are not finite; try dtype float32")
+        raise NumericalError("decoding: pixels are not finite")
     pixels = (tensor.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(row) for row in (pixels * 255).round().astype(np.uint8)]

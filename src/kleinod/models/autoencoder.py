@@ -12,6 +12,11 @@ from kleinod.errors import InputError
 from kleinod.models import striped
 from kleinod.models.attention import attention
 
+NO_ENCODER = (
+    "reference_images: this autoencoder is a decoder only and cannot read pictures; give a whole "
+    "autoencoder (full_encoder_small_decoder.safetensors has the same decoder), or no reference"
+)
+
 
 class ResnetBlock(nn.Module):
     """Norm, SiLU, convolution, twice, around a shortcut."""
@@ -185,11 +190,7 @@ class Autoencoder(nn.Module):
     def check_encoder(self) -> None:
         """Raise InputError where there is a decoder only, for requests with reference pictures."""
         if not self.config.has_encoder:
-            raise InputError(
-                "reference_images: this autoencoder is a decoder only and cannot read pictures; "
-                "give a whole autoencoder (full_encoder_small_decoder.safetensors has the same "
-                "decoder), or no reference"
-            )
+            raise InputError(NO_ENCODER)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (b, 3, h, w), about [-1, 1], of normalised latents (b, 128, h/16, w/16)."""

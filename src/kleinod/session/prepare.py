@@ -15,7 +15,7 @@ from kleinod.images import OpenedReference
 from kleinod.provenance import audit, authority, container, manifest
 from kleinod.provenance.audit import Event
 from kleinod.provenance.authority import Identity
-from kleinod.provenance.ingredients import Ingredient, read_ingredient
+from kleinod.provenance.ingredients import Ingredient, read_ingredients
 from kleinod.provenance.receipt import ProvenanceOptions, Receipt
 from kleinod.request import ImageRequest, ResolvedRequest
 from kleinod.request_warnings import RequestWarning
@@ -242,17 +242,8 @@ def prepare_signing(
         return None
     identity = authority.identity()
     manifest.check_identity(identity)
-    return Signing(
-        identity,
-        tuple(
-            _ingredient(reference, number, provenance)
-            for number, reference in enumerate(references, start=1)
-        ),
-    )
-
-
-def _ingredient(
-    reference: OpenedReference, number: int, provenance: ProvenanceOptions
-) -> Ingredient:
-    title = f"reference {number}" if provenance.private else reference.name
-    return read_ingredient(reference.data, reference.format_name, title, reference.image)
+    titles = [
+        f"reference {number}" if provenance.private else reference.name
+        for number, reference in enumerate(references, start=1)
+    ]
+    return Signing(identity, tuple(read_ingredients(references, titles)))
