@@ -35,6 +35,7 @@ from kleinod.request_warnings import (
     request_warnings,
     setting_warnings,
 )
+from kleinod.weights.finiteness import cause_of_not_finite
 
 _log = logging.getLogger(__name__)
 
