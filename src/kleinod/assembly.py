@@ -73,6 +73,26 @@ def load_sampler(
     paths = model_paths(path, components or Components())
     titles = own_titles(path)
     info = catalog.describe(model, path, titles=titles)
+    where = _place(paths, info, device, dtype, offload=offload, quantize=quantize, compile=compile)
+    _log_slower_products(where)
+    with memory_told(lambda: "set offload to model, or take an FP8 or GGUF file"):
+        sampler = _assembled(paths, info, where, progress or _silent)
+    if warning := catalog.guess_warning(model, path, titles=titles):
+        _log.warning("%s", warning)
+    return sampler
+
+
+def _place(
+    paths: ModelPaths,
+    info: ModelInfo,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    *,
+    offload: str,
+    quantize: str | None,
+    compile: bool | None,
+) -> "_Place":
+    """Where and how the model is computed. Raises InputError."""
     place = _device(device)
     number = _dtype(dtype, info, place)
     quantization = _quantization(quantize, place)
@@ -83,14 +103,7 @@ def load_sampler(
         policy = "none"
     if quantization == "int8" and policy == "block" and place.type != "cpu":
         raise InputError("offload: block takes int8 on the CPU only; give quantize fp8 or none")
-    is_compiled = compiling.is_wanted(compile, place)
-    where = _Place(place, number, policy, quantization, is_compiled)
-    _log_slower_products(where)
-    with memory_told(lambda: "set offload to model, or take an FP8 or GGUF file"):
-        sampler = _assembled(paths, info, where, progress or _silent)
-    if warning := catalog.guess_warning(model, path, titles=titles):
-        _log.warning("%s", warning)
-    return sampler
+    return _Place(place, number, policy, quantization, compiling.is_wanted(compile, place))
 
 
 def _log_slower_products(place: "_Place") -> None:
