@@ -28,6 +28,8 @@ if _TYPE_CHECKING:
     from kleinod.images import OpenedReference
     from kleinod.provenance.receipt import ProvenanceOptions
     from kleinod.request import Components, ImageRequest, ResolvedRequest
+    from kleinod.request_warnings import RequestWarning
+    from kleinod.safety.verdicts import Verdict
     from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, GeneratedImage
     from kleinod.session.pipeline import Pipeline, Result, Step, load
@@ -49,11 +51,13 @@ _HOMES = {
     "Pipeline": "session.pipeline",
     "ProvenanceOptions": "provenance.receipt",
     "QueueFullError": "errors",
+    "RequestWarning": "request_warnings",
     "ResolvedRequest": "request",
     "Result": "session.pipeline",
     "Sampler": "sampler",
     "SigningError": "errors",
     "Step": "session.pipeline",
+    "Verdict": "safety.verdicts",
     "WeightsError": "errors",
     "load": "session.pipeline",
 }
@@ -80,11 +84,13 @@ __all__ = [
     "Pipeline",
     "ProvenanceOptions",
     "QueueFullError",
+    "RequestWarning",
     "ResolvedRequest",
     "Result",
     "Sampler",
     "SigningError",
     "Step",
+    "Verdict",
     "WeightsError",
     "load",
 ]
