@@ -100,3 +100,21 @@ def test_every_variable_that_the_code_reads_is_known() -> None:
 def test_page_lists_every_setting() -> None:
     page = (ROOT.parents[1] / "docs" / "service.md").read_text(encoding="utf-8")
     assert settings_module.table() in page, "run `make docs`"
+
+
+def test_home_is_expanded_wherever_a_path_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = load(data_folder=Path("~/data"))
+    assert loaded.folder == tmp_path / "data"
+    assert loaded.database == f"sqlite:///{tmp_path}/data/kleinod.db"
+    loaded = load(storage_url="~/pictures", database_url="sqlite:///~/jobs.db")
+    assert (loaded.storage, loaded.database) == (
+        f"{tmp_path}/pictures",
+        f"sqlite:///{tmp_path}/jobs.db",
+    )
+    remote = load(storage_url="s3://bucket/~x", database_url="postgresql://host/~x")
+    assert (remote.storage, remote.database) == ("s3://bucket/~x", "postgresql://host/~x")
+    monkeypatch.setenv("KLEINOD_DATA_FOLDER", "~/other")
+    assert load().folder == tmp_path / "other"

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kleinod import catalog, fileio
 from kleinod.errors import InputError
+from kleinod.paths import expand_user, path_exists
 from kleinod.request import MAX_PIXELS
 from kleinod.server.urls import normal_origin
 
@@ -173,17 +174,26 @@ class Settings(BaseSettings):
     @property
     def folder(self) -> Path:
         """Where SQLite and pictures lie."""
-        return self.data_folder or default_data_folder()
+        if self.data_folder is None:
+            return default_data_folder()
+        return expand_user(self.data_folder, "data_folder")
 
     @property
     def database(self) -> str:
         """The database's URL."""
-        return self.database_url or f"sqlite:///{self.folder.absolute() / 'kleinod.db'}"
+        url = self.database_url or f"sqlite:///{self.folder.absolute() / 'kleinod.db'}"
+        prefix, home, rest = url.partition("sqlite:///~")
+        # no shell expands it in a file or in the environment
+        is_home = not prefix and home
+        return f"sqlite:///{expand_user(f'~{rest}', 'database_url')}" if is_home else url
 
     @property
     def storage(self) -> str:
         """The storage's URL or folder."""
-        return self.storage_url or str(self.folder.absolute() / "pictures")
+        if self.storage_url is None:
+            return str(self.folder.absolute() / "pictures")
+        is_path = self.storage_url.startswith("~")
+        return str(expand_user(self.storage_url, "storage_url")) if is_path else self.storage_url
 
 
 def default_data_folder() -> Path:
@@ -191,7 +201,7 @@ def default_data_folder() -> Path:
     if os.environ.get("KLEINOD_HOME"):
         return catalog.config_folder() / "server"
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "kleinod"
+    return expand_user(base, "data_folder") / "kleinod"
 
 
 def load(file: Path | None = None, **flags: Any) -> Settings:  # noqa: ANN401 - checked by pydantic
@@ -221,9 +231,9 @@ def _found() -> Path | None:
     """$KLEINOD_CONFIG, else kleinod.toml here or in the configuration folder."""
     named = os.environ.get(FILE_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return expand_user(named, FILE_VARIABLE)
     places = (Path(FILE_NAME), catalog.config_folder() / FILE_NAME)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if path_exists(place, "settings")), None)
 
 
 def _read(file: Path) -> dict[str, Any]:
