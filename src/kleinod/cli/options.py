@@ -108,7 +108,13 @@ class GenerateOptions:
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; base models only.")] = None
     negative_prompt: Annotated[str, typer.Option(help="What to guide away from.")] = ""
-    seed: Annotated[int | None, typer.Option(help="Repeats a picture; drawn if left out.")] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Repeats a picture; drawn if left out. Seeds that differ by a multiple of 2^32"
+            " give the same noise."
+        ),
+    ] = None
     num_images: Annotated[
         int, typer.Option("-n", "--num-images", help="How many; each has the next seed.")
     ] = 1
