@@ -303,6 +303,10 @@ def test_quality_of_lossy_modes_on_mini() -> None:
     rows = {row["name"]: row for row in report["modes"]}
     assert next(iter(rows)) == "exact" and "psnr" not in rows["exact"]
     for name in ("float32", "int8", "fp8-products", "fp8", "gguf-q8_0", "gguf-q4_0"):
+        if rows[name]["psnr"] is None:
+            # the very bits of exact: fp8 products where a processor computes both in float32
+            assert name == "fp8-products" and rows[name]["ssim"] == 1
+            continue
         assert 10 < rows[name]["lowest_psnr"] <= rows[name]["psnr"] < 70, name
         assert 0 < rows[name]["ssim"] <= 1
     assert all(0 <= row["accuracy"]["concept"] <= 1 for row in rows.values())
@@ -314,11 +318,11 @@ def test_quality_of_lossy_modes_on_mini() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "mini", "--random-weights", "klein-4b"], "random_weights: a model is given"),
-        (["--folder", "x"], "folder: keeps random weights; give --random-weights too"),
-        (["--calls", "0"], "calls: 0; give one from 1 to 1000"),
-        (["--chart", "x.jpg"], "chart: x.jpg is no .png in a folder that exists; name one"),
-        (["--quality", "--against", "diffusers"], "against: --quality compares kleinod's own"),
+        (["--model", "mini", "--random-weights", "klein-4b"], "--random-weights: a model is given"),
+        (["--folder", "x"], "--folder: keeps random weights; give --random-weights too"),
+        (["--calls", "0"], "--calls: 0; give one from 1 to 1000"),
+        (["--chart", "x.jpg"], "--chart: x.jpg is no .png in a folder that exists; name one"),
+        (["--quality", "--against", "diffusers"], "--against: --quality compares kleinod's own"),
         (["--size", "100"], "width: 100 is not a multiple of 16; the nearest is 96"),
     ],
 )
@@ -334,7 +338,7 @@ def test_a_missing_peer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["bench", "--against", "diffusers"])
     assert result.stderr.startswith(
-        "error: against: the package diffusers is missing; run `pip install '.[bench]'`"
+        "error: --against: the package diffusers is missing; run `pip install '.[bench]'`"
     )
 
 
@@ -361,7 +365,11 @@ def test_a_stopped_bench_leaves_no_process_and_no_folder(
     process.send_signal(kind)
     assert process.communicate(timeout=300)[1] == "stopped\n" and process.returncode == 130
     assert list(tmp_path.iterdir()) == []
-    assert not [pid for pid in _processes() if tmp_path.name in _environment(pid)]
+    # a worker that was killed may still be ending
+    deadline = time.monotonic() + 60
+    while [pid for pid in _processes() if tmp_path.name in _environment(pid)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _processes() -> list[str]:

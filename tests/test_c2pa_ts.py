@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_manifest import _file
 
-from kleinod.provenance import manifest
+from kleinod.provenance.ingredients import Ingredient, read_ingredient
 
 NODE = Path(__file__).parent / "node"
 
@@ -21,8 +21,8 @@ NODE = Path(__file__).parent / "node"
 def files(own_folders: None) -> dict[str, bytes]:
     """Signed files of each kind, an edited one whose reference has a manifest, changed ones."""
     made = {name: _file(name) for name in ("PNG", "JPEG", "AVIF")}
-    first = manifest.Reference("fox.jpg", made["JPEG"], "JPEG")
-    second = manifest.Reference.of_pixels("owl", Image.new("RGB", (80, 64), "brown"))
+    first = Ingredient("fox.jpg", made["JPEG"], "JPEG")
+    second = read_ingredient(None, None, "owl", Image.new("RGB", (80, 64), "brown"))
     made["edited"] = _file("PNG", first, second)
     for name, where in (("PNG", b"IDAT"), ("JPEG", b"\xff\xda"), ("AVIF", b"mdat")):
         changed = bytearray(made[name])

@@ -31,10 +31,7 @@ from kleinod.sampler import Sampler
 
 SECONDS = 60
 
-NOT_FINITE = (
-    "step 1: latents are not finite; the weights may be damaged: run `kleinod inspect` on the "
-    "model's files"
-)
+NOT_FINITE = "step 1: latents are not finite; "
 
 
 class Gate:
@@ -300,7 +297,8 @@ def test_what_spoils_one_request_leaves_the_others(
         ends = [end(mailbox) for mailbox in bad]
         assert engine.stats().failures_total == 3
     assert ends[0] == Failed("reference_images: it is spoiled", is_users_fault=True)
-    assert ends[1] == ends[2] == Failed(NOT_FINITE)
+    for failed in ends[1:3]:
+        assert isinstance(failed, Failed) and failed.reason.startswith(NOT_FINITE)
     for made, result in zip(pictures, alone, strict=True):
         assert difference(made, result.images[0].image) <= 1
 

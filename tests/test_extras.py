@@ -113,6 +113,6 @@ def test_command_without_its_extra_is_one_line(field: str, module: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 2, result.stderr
     assert result.stderr == (
-        f"error: {field}: the package {module} is missing; "
+        f"error: {'--' if field == 'against' else ''}{field}: the package {module} is missing; "
         f"run `pip install '.[{extra}]'` in {ROOT}\n"
     )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kleinod.assembly import load_sampler
-from kleinod.models.products import JoinedLinear, TiledColumns
+from kleinod.models.products import JoinedLinear, TiledColumns, product_dtype
 from kleinod.quantization.stored import StoredEmbedding, StoredLinear, StoredWeight
 from kleinod.request import Components
 from kleinod.sampler import Sampler
@@ -260,9 +260,10 @@ def test_gguf_transformer_paints_the_dequantised_picture(
     dense = _write_gguf(file, "flux", _bfl_state(parts), name, prefix)
     pipeline = load_sampler(file, components=parts.components(), device="cpu", dtype="float32")
     is_plain = name in ("F32", "F16", "BF16")
-    assert len(_stored(pipeline, "transformer")) == (
-        0 if is_plain else 31 - (2 if "K" in name else 0)
-    )
+    # of blocks of 256 numbers two layers have no whole ones
+    is_wide = "K" in name or name.startswith(("IQ1", "IQ2", "IQ3", "IQ4_XS", "TQ"))
+    num_stored = len(_stored(pipeline, "transformer"))
+    assert num_stored in ((0,) if is_plain else (29,) if is_wide else (29, 31))
     _assert_close(_painted(pipeline), _expected_from(parts, dense))
 
 
@@ -320,7 +321,8 @@ def test_bfloat16_picture_is_that_of_the_rounded_weights(
 
     Within one grey level and not zero: fewer rows are multiplied at once, so a sum may round to
     the other side; seen: 0. Products of weights that are not expanded may end in what comes next,
-    where sums have another order: not here.
+    where sums have another order: not here. A processor without bfloat16 GEMMs expands weights to
+    float32 without rounding them: another picture, close by; seen: 5.
     """
     monkeypatch.setattr(TiledColumns, "_rows", lambda *_: None)
     file, dense = _quantised(_bfl_state(parts), SAFETENSORS[name][0], _in_blocks)
@@ -331,7 +333,8 @@ def test_bfloat16_picture_is_that_of_the_rounded_weights(
         _painted(load_sampler(tmp_path / file, components=parts.components(), device="cpu"))
         for file in ("klein.safetensors", "wide.safetensors")
     )
-    _assert_close(mine, theirs)
+    is_rounded = product_dtype(torch.bfloat16, torch.device("cpu")) == torch.bfloat16
+    assert np.abs(mine - theirs).max() <= (1 if is_rounded else 12)
 
 
 # -- text encoders -------------------------------------------------------------------------------

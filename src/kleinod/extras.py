@@ -15,7 +15,8 @@ from kleinod.errors import InputError
 
 def missing_package(field: str, module: str, *, extra: str) -> InputError:
     """The error of a command or option (`field`) whose module cannot be imported."""
-    return InputError(f"{field}: the package {module} is missing; {install_remedy(extra)}")
+    package = module.partition(".")[0]
+    return InputError(f"{field}: the package {package} is missing; {install_remedy(extra)}")
 
 
 def install_remedy(extra: str) -> str:

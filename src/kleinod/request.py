@@ -7,6 +7,7 @@ field: sizes and steps are chosen, the seed is drawn, references are decoded and
 """
 
 import math
+import numbers
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,8 @@ def _check_text(name: str, value: object) -> None:
 def _check_count(name: str, value: int | None, low: int, high: int) -> None:
     if value is None and name != "num_images":
         return
-    if not isinstance(value, int) or isinstance(value, bool):
+    # numpy's integers count
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise InputError(
             f"{name}: {quoted(value)} is not an integer; give one from {low} to {high}"
         )

@@ -151,11 +151,11 @@ class Sampler:
             references=references,
             width=width,
             height=height,
-            num_inference_steps=request.num_inference_steps or info.num_inference_steps,
+            num_inference_steps=int(request.num_inference_steps or info.num_inference_steps),
             guidance_scale=info.guidance_scale if guidance is None else float(guidance),
             negative_prompt=request.negative_prompt,
-            seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
-            num_images=request.num_images,
+            seed=secrets.randbelow(2**31) if request.seed is None else int(request.seed),
+            num_images=int(request.num_images),
         )
 
     def request_warnings(
@@ -312,7 +312,7 @@ def _size(
     if references:
         width, height = references[0].size
         native = max(width, MIN_SIDE_PIXELS), max(height, MIN_SIDE_PIXELS)
-    size = request.width or native[0], request.height or native[1]
+    size = int(request.width or native[0]), int(request.height or native[1])
     if size != native:
         check_size(*size)
     return size

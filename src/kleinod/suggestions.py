@@ -51,7 +51,8 @@ _FOREIGN: dict[tuple[str, ...], tuple[str, ...]] = {
         *("save_path", "filename"),
     ),
     ("safety",): ("safety_checker", "nsfw", "nsfw_filter", "disable_safety_checker"),
-    ("progress",): ("progress_bar", "show_progress", "callback_on_step_end", "callback"),
+    ("progress",): ("progress_bar", "show_progress"),
+    ("on_step",): ("callback_on_step_end", "callback"),
     ("quiet",): ("silent", "no_progress"),
     ("help",): ("usage",),
 }

@@ -4,6 +4,7 @@
 A command's module is imported when it runs, so that none waits for what another needs.
 """
 
+import errno
 import io
 import sys
 from typing import Annotated, Any, NoReturn
@@ -63,6 +64,10 @@ class _Root(Group):
             status = _failed(_moderated(error), status=MODERATED, kind="moderated")
         except KleinodError as error:
             status = _failed(str(error), status=2 if isinstance(error, InputError) else 1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads has gone
+                raise
+            status = _failed(_os_message(error), status=2)
         except typer.TyperException as error:
             status = _failed(_message(error), status=error.exit_code)
         except typer.Abort:
@@ -99,6 +104,12 @@ def _moderated(error: ModeratedError) -> str:
     from kleinod.safety import remedies  # late: most commands need no filter
 
     return error.message(remedies.remedy(error.verdicts, remedies.COMMAND))
+
+
+def _os_message(error: OSError) -> str:
+    """What the system refused, where no command has said it in its own words."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; check the path and its permissions"
 
 
 def _failed(message: str, *, status: int, kind: str = "error") -> int:

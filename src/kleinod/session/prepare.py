@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kleinod import catalog, images
+from kleinod.display import quoted
 from kleinod.errors import InputError, ModeratedError
 from kleinod.images import OpenedReference
 from kleinod.provenance import audit, authority, container, manifest
@@ -81,6 +82,11 @@ class Session:
         """
         if safety not in (None, "on", "off"):
             raise InputError(f"safety: {safety!r} is unknown; give on or off")
+        if not isinstance(provenance, ProvenanceOptions | None):
+            raise InputError(
+                f"provenance: {quoted(provenance)} is no kleinod.ProvenanceOptions; give "
+                "kleinod.ProvenanceOptions(watermark='none', c2pa=False) or the like"
+            )
         guard = Guard.where_on(Policy.configured().switched(safety).with_brands(brands))
         Screening(guard, tolerance=tolerance)  # checks the tolerance
         return cls(guard, provenance or ProvenanceOptions(), tolerance)
