@@ -146,7 +146,7 @@ def test_a_name_loads_a_transformer_alone(
     for name in catalog.SHARED_FOLDERS:
         shutil.copytree(tiny_model / name, tmp_path / "models" / "klein-4b" / name)
     own = catalog.describe(tiny_model, tiny_model)
-    monkeypatch.setattr(catalog, "describe", lambda name, path: own)  # the tiny text layers
+    monkeypatch.setattr(catalog, "describe", lambda name, path, **_: own)  # the tiny text layers
     sampler = load_sampler("klein-4b-fp8", device="cpu")
     assert sampler.generate("a fox", seed=1, num_inference_steps=1).images[0].image.size == (96, 96)
 

@@ -131,7 +131,7 @@ def test_a_licence_that_demands_filters_blocks_brands(
     stated = json.loads((tiny_model / "kleinod.json").read_text())
     own = catalog.describe(tiny_model, tiny_model)
     licensed = type(own)(**{**vars(own), "license": catalog.NON_COMMERCIAL})
-    monkeypatch.setattr(catalog, "describe", lambda name, path: licensed)
+    monkeypatch.setattr(catalog, "describe", lambda name, path, **_: licensed)
     assert stated.get("license") != catalog.NON_COMMERCIAL
     result = _generate("a Lego castle", "--model", str(tiny_model))
     assert result.exit_code == 3 and "a protected brand or character" in result.stderr
