@@ -4,6 +4,7 @@ import shutil
 import sys
 from typing import Any
 
+from kleinod.display import printable
 from kleinod.hardware import Memory
 
 _HEAD = ("NAME", "VARIANT", "FORMAT", "LICENCE", "ON DISK", "MEMORY", "FITS", "WHERE")
@@ -27,7 +28,7 @@ def print_models(rows: list[dict[str, Any]], device: Memory) -> None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     memory = row["memory_bytes"]
-    return (
+    cells = (
         row["name"],
         row["variant"],
         row["format"],
@@ -37,6 +38,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _fits(row),
         row["path"] or f"not here ({row['repository']})",
     )
+    # names and paths come from files and from the environment
+    return tuple(map(printable, cells))
 
 
 def _fits(row: dict[str, Any]) -> str:
@@ -69,10 +72,10 @@ def print_model(report: dict[str, Any]) -> None:
         "fits": f"{_fits(report)} ({report['device']}, {_size(report['device_bytes'])})",
         "where": where,
     }
-    print(report["name"])
+    print(printable(report["name"]))
     for name, value in facts.items():
         if value:
-            print(f"{name:12}{value}")
+            print(f"{name:12}{printable(value)}")
     if report.get("vocabulary"):
         _print_vocabulary(report["vocabulary"], report)
 
@@ -102,6 +105,7 @@ def _print_columns(title: str, texts: list[str]) -> None:
     if not texts:
         return
     print(f"\n{title}")
+    texts = list(map(printable, texts))
     width = max(map(len, texts)) + _GAP
     room = max(_MIN_COLUMNS, shutil.get_terminal_size().columns) - _GAP
     num_rows = -(-len(texts) // max(1, room // width))
@@ -114,7 +118,7 @@ def _print_lines(title: str, texts: list[str]) -> None:
     if texts:
         print(f"\n{title}")
         for text in texts:
-            print(f"  {text}")
+            print(f"  {printable(text)}")
 
 
 def _size(num_bytes: int | None) -> str:
