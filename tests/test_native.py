@@ -282,7 +282,9 @@ def test_a_processor_that_has_it_in_vain_is_told(
         load_sampler("mini", device="cpu")
         assert not caplog.messages
         load_sampler("mini", device="cpu", dtype="bfloat16")
-    assert caplog.messages == [f"products are slower than they could be: {reason}"]
+    # a processor without bfloat16 GEMMs is told of that, too
+    slower = [message for message in caplog.messages if "are slower" in message]
+    assert slower == [f"products are slower than they could be: {reason}"]
 
 
 def test_a_receipt_names_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
