@@ -195,9 +195,9 @@ def test_memory_is_the_formulas(tmp_path: Path) -> None:
     text = _read_bytes(encoder), 512 * 2560 * 2 * 40
     decoder = 168_000_000, 1024**2 * 128 * 2 * 11
     assert memory is not None
-    assert memory["sequential"] == max(map(sum, (transformer, text, decoder)))
+    assert memory["model"] == max(map(sum, (transformer, text, decoder)))
     whole = transformer[0] + text[0] + decoder[0] + max(transformer[1], text[1], decoder[1])
-    assert memory["all"] == pytest.approx(whole, rel=1e-3)
+    assert memory["none"] == pytest.approx(whole, rel=1e-3)
 
 
 def test_memory_of_a_folder_counts_what_is_read(folder: Path) -> None:
@@ -284,7 +284,7 @@ def test_the_readable_report(tmp_path: Path) -> None:
         "3,875,544,576",
         "FP8 e4m3, scaled",
         "note: 1 FP8 weights have no scale, 79 others have one",
-        "sequential 6.",
+        "model 6.",
         "kleinod generate",
     ):
         assert text in result.stdout
