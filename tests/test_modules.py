@@ -115,7 +115,7 @@ def test_the_denoising_stays_on_the_device(tmp_path: Path, monkeypatch: pytest.M
     for name in ("transformer", "autoencoder"):
         pipeline.residents.use(name).to("meta")
     pipeline.device = META
-    pipeline._cache.embeds(["a"], lambda prompts: torch.zeros(1, 512, 96))
+    pipeline.embedding_cache.embeds(["a"], lambda prompts: torch.zeros(1, 512, 96))
     # the one look at a value, which meta has not
     monkeypatch.setattr(torch, "isfinite", lambda x: torch.ones(()))
     reference = tiny.picture(80, 64)

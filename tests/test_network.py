@@ -121,7 +121,7 @@ def test_command_line_is_silent(tmp_path: Path) -> None:
 def test_python_is_silent(tmp_path: Path) -> None:
     code = """
 import kleinod
-kleinod.Painter.load("mini").generate("a fox", seed=7)[0].save("fox.png")
+kleinod.load("mini").generate("a fox", seed=7).images[0].save("fox.png")
 """
     _is_silent(run(tmp_path, "-c", code))
     assert (tmp_path / "work" / "fox.png").is_file()

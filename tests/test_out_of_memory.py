@@ -51,7 +51,8 @@ _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 )
 def test_large_tensors_lie_in_large_pages() -> None:
     code = """
-import resource, torch, kleinod
+import resource, torch
+from kleinod.assembly import load_sampler
 load_sampler("mini", device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(80_000_000, dtype=torch.uint8)

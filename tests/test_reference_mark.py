@@ -117,7 +117,7 @@ def test_format_that_destroys_the_mark_is_refused(folder: Path) -> None:
     options = ("--watermark", "reference", "-o", folder / "a.webp")
     status, text = _run("generate", "a fox", "--model", folder / "tiny", *options)
     assert status == 2
-    assert text.startswith("error: watermark: the reference's is lost in a .webp file")
+    assert text.startswith("error: --watermark: reference is lost in a WEBP file")
 
 
 def test_lost_mark_is_missing_not_wrong(folder: Path) -> None:

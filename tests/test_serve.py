@@ -43,7 +43,8 @@ def _is_one_line(result: "subprocess.CompletedProcess[str]", pattern: str) -> No
 def test_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        _is_one_line(run("--port", str(port)), rf"port: cannot listen at 127.0.0.1:{port} .*--port")
+        expected = rf"--port: cannot listen at 127.0.0.1:{port} .*--port"
+        _is_one_line(run("--port", str(port)), expected)
 
 
 def test_missing_extra_is_one_line() -> None:
@@ -54,7 +55,7 @@ def test_missing_extra_is_one_line() -> None:
 @pytest.mark.slow
 def test_missing_model_is_one_line(tmp_path: Path) -> None:
     arguments = ("--port", "0", "--model", "nothing", "--data-folder", str(tmp_path))
-    _is_one_line(run(*arguments), "model: nothing is no path and no known model")
+    _is_one_line(run(*arguments), "--model: nothing is neither a path nor a known model")
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def _completed(words: str) -> list[str]:
         ("kleinod keys re", ["revoke"]),
         ("kleinod generate --neg", ["--negative-prompt"]),
         ("kleinod bench --ra", ["--random-weights"]),
-        ("kleinod generate fox --model klein-9", ["klein-9b", "klein-9b-kv"]),
+        ("kleinod generate fox --model klein-base-9b-n", ["klein-base-9b-nvfp4"]),
         ("kleinod serve --model mi", ["mini"]),
         ("kleinod generate fox --dtype b", ["bfloat16"]),
         ("kleinod generate fox --device m", ["mps"]),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "install_system_packages.sh"
-EVERYTHING = ("make", "python3", "cc", "curl", "chromium", "postgresql/initdb")
+EVERYTHING = ("make", "python3", "cc", "curl", "chromium", "postgresql/initdb", "strace")
 PACKAGES = {
     "make": {"make"},
     "python3": {"python3", "python3-venv"},
@@ -19,6 +19,7 @@ PACKAGES = {
     "curl": {"curl"},
     "chromium": {"chromium"},
     "postgresql/initdb": {"postgresql"},
+    "strace": {"strace"},
 }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import kleinod
 from kleinod.assembly import load_sampler
 from kleinod.kernels import native
+from kleinod.models import products
 from kleinod.sampler import Sampler
 
 
@@ -98,6 +99,9 @@ def test_bfloat16_picture_equals_diffusers(
 ) -> None:
     """One grey level: the last conversion to bytes is in float32 here, in bfloat16 there.
 
+    Where the processor multiplies bfloat16 itself; elsewhere our products are float32's, rounded
+    once, and the picture has to be as near the float32 one as diffusers' is.
+
     With PyTorch's kernels on both sides. Seen: largest difference 1, mean 0.33, nearly all from
     that conversion; diffusers itself differs from its own float32 picture by up to 14, mean 1.2.
     Without the reference's rounding of the timestep the second sigma would already be another one
@@ -106,7 +110,11 @@ def test_bfloat16_picture_equals_diffusers(
     monkeypatch.setattr(native, "kind", lambda: None)
     tiny.saved(tmp_path, is_distilled=is_distilled)
     mine, theirs = _pictures(tmp_path, "bfloat16")
-    assert np.abs(mine - theirs).max() <= 1
+    if products.has_bfloat16():
+        assert np.abs(mine - theirs).max() <= 1
+    else:
+        exact = _pictures(tmp_path, "float32")[1]
+        assert np.abs(mine - exact).mean() < 1.25 * np.abs(theirs - exact).mean()
 
 
 @pytest.mark.usefixtures("compiled_kernels")

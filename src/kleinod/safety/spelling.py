@@ -42,7 +42,11 @@ _MIN_SLIP, _MIN_TWO_SLIPS = 5, 10
 
 
 def plain(text: str) -> str:
-    """Lower-case letters without accents, look-alikes and invisible characters; signs stay."""
+    """Lower-case letters without accents, look-alikes and invisible characters; signs stay.
+
+    Halves of surrogate pairs, which no encoding of text holds, become question marks.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     # marks go first: Python sorts a run of combining marks in the square of its length
     decomposed = unicodedata.normalize("NFKD", _without_marks(text).translate(_PHRASES)).casefold()
     return unicodedata.normalize("NFKC", _without_marks(decomposed).translate(_LETTERS))
