@@ -15,6 +15,7 @@ ROOT = Path(kleinod.__file__).parent
 ORDER = (
     "version",
     "errors",
+    "openmp",
     "paths",
     "suggestions",
     "progress",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from kleinod.openmp import shorten_waits as _shorten_waits
 from kleinod.version import __version__ as __version__
 
 if _TYPE_CHECKING:
@@ -33,6 +34,9 @@ if _TYPE_CHECKING:
     from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, GeneratedImage
     from kleinod.session.pipeline import Pipeline, Result, Step, load
+
+# before anything imports torch
+_shorten_waits()
 
 _HOMES = {
     "BlockedImage": "session",

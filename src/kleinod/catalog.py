@@ -12,6 +12,7 @@ from typing import Any
 
 from kleinod import paths
 from kleinod.config import RANGES, read_json
+from kleinod.display import quoted
 from kleinod.errors import InputError, WeightsError
 from kleinod.known_models import APACHE as APACHE
 from kleinod.known_models import KNOWN as KNOWN
@@ -288,15 +289,10 @@ def _updated(info: ModelInfo, file: Path) -> ModelInfo:
             is_right, limit = _CHECKS[name]
             if not is_right(value):
                 raise WeightsError(
-                    f"{file}: {name} is {_shown(value)}, not {limit}; fetch the model again"
+                    f"{file}: {name} is {quoted(value)}, not {limit}; fetch the model again"
                 )
             stated[name] = tuple(value) if isinstance(value, list) else value
     return replace(info, **stated)
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:80]}… ({len(text)} letters)"
 
 
 def _is_count(value: object, least: float, most: float) -> bool:

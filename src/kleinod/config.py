@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from kleinod import fileio
+from kleinod.display import quoted
 from kleinod.errors import InputError, WeightsError
 
 _MAX_BYTES = 64_000_000
-_KEPT_LETTERS = 80
 # Least and greatest value of each number (for lists: of each item), well beyond any model that is
 # published: a configuration may come from anyone, and sizes are multiplied before they are used.
 RANGES: dict[str, tuple[float, float]] = {
@@ -96,21 +96,16 @@ class _Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if not _is_like(value, field.default):
-                yield f"{field.name} is {_shown(value)}"
+                yield f"{field.name} is {quoted(value)}"
             elif field.name in RANGES:
                 low, high = RANGES[field.name]
                 items = value if isinstance(value, tuple) else () if value is None else (value,)
                 if not all(low <= item <= high for item in items):
-                    yield f"{field.name} is {_shown(value)}, which is not from {low} to {high}"
+                    yield f"{field.name} is {quoted(value)}, which is not from {low} to {high}"
 
     def _problems(self) -> Iterator[str]:
         """What does not fit together."""
         yield from ()
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= _KEPT_LETTERS else f"{text[:_KEPT_LETTERS]}… ({len(text)} letters)"
 
 
 def _is_like(value: object, default: object) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from kleinod import catalog
+from kleinod.display import printable, quoted
 from kleinod.errors import InputError, KleinodError, WeightsError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _LARGE_BYTES = 10_000_000
 _SPARE_BYTES = 500_000_000
 _MAX_ATTEMPTS = 5
 _CHUNK_BYTES = 1 << 20
-_SHOWN_LETTERS = 120
+_MAX_LICENSE = 120
 _MISUNDERSTOOD = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
     AssertionError,
@@ -110,7 +111,7 @@ def listing(
         _check_names(repository, sizes)
         revision = str(info.sha)
         if not re.fullmatch(r"[0-9A-Za-z]{1,64}", revision):
-            raise InputError(f"name: the hub names the revision {_shown(revision)} of {repository}")
+            raise InputError(f"name: the hub names the revision {quoted(revision)} of {repository}")
         names = sorted(_chosen(repository, list(sizes), files))
         names = [name for name in names if not folders or name.partition("/")[0] in folders]
         found = tuple(HubFile(n, sizes[n], _is_cached(repository, n, revision)) for n in names)
@@ -130,15 +131,9 @@ def _check_names(repository: str, names: Iterable[str]) -> None:
         is_plain = name.isprintable() and not re.search(r"\\|^[A-Za-z]:", name)
         if not is_plain or any(part in ("", ".", "..") for part in name.split("/")):
             raise InputError(
-                f"name: the hub lists the file {_shown(name)} in {repository}, which is not a "
+                f"name: the hub lists the file {quoted(name)} in {repository}, which is not a "
                 "path inside it; nothing was fetched, do not trust this repository"
             )
-
-
-def _shown(text: str) -> str:
-    """What a hub answered, on one line and not long."""
-    line = ascii(text)
-    return line if len(line) <= _SHOWN_LETTERS else f"{line[:_SHOWN_LETTERS]}…"
 
 
 def _chosen(repository: str, names: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -165,8 +160,7 @@ def _license(repository: str, info: "ModelInfo") -> str:
             return known.license
     card = info.card_data
     named = card and (card.get("license_name") or card.get("license"))
-    text = str(named or catalog.UNKNOWN_LICENSE)
-    return text if text.isprintable() and len(text) <= _SHOWN_LETTERS else _shown(text)
+    return printable(named or catalog.UNKNOWN_LICENSE, limit=_MAX_LICENSE)
 
 
 def _is_cached(repository: str, name: str, revision: str) -> bool:
@@ -352,7 +346,7 @@ def _plain_errors(repository: str) -> Iterator[None]:
     except _MISUNDERSTOOD as error:
         raise InputError(
             f"name: the hub's answer about {repository} cannot be used "
-            f"({type(error).__name__}: {_shown(_first_line(error))}); check {page}"
+            f"({type(error).__name__}: {quoted(_first_line(error))}); check {page}"
         ) from error
 
 

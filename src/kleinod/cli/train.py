@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kleinod.cli.progress import progress_bars
+from kleinod.display import printable
 
 if TYPE_CHECKING:
     from kleinod.training.configuration import FinetuneRecipe
@@ -98,12 +99,12 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
         f"sizes: {_sizes(summary['sizes'])}",
     ]
     if summary["left_out"]:
-        left_out = [f"{_printable(e['file'])} ({e['reason']})" for e in summary["left_out"]]
+        left_out = [f"{printable(e['file'])} ({e['reason']})" for e in summary["left_out"]]
         lines.append(f"left out: {_some(left_out)}")
     if summary["empty_captions"]:
-        lines.append(f"empty captions: {_some(map(_printable, summary['empty_captions']))}")
+        lines.append(f"empty captions: {_some(map(printable, summary['empty_captions']))}")
     if summary["cut_captions"]:
-        names = _some(map(_printable, summary["cut_captions"]))
+        names = _some(map(printable, summary["cut_captions"]))
         lines.append(
             f"captions cut after the {summary['max_text_tokens']} tokens that "
             f"{summary['model']} reads: {names}"
@@ -138,8 +139,3 @@ def _some(items: Iterable[str]) -> str:
     shown = list(items)
     more = len(shown) - _SHOWN
     return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _printable(name: str) -> str:
-    """A file's name, which may hold anything, on one line of a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

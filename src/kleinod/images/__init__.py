@@ -16,7 +16,6 @@ from kleinod.images.opening import (
     check_header,
     load_image,
     open_reference,
-    printable,
     read_file,
 )
 from kleinod.images.resizing import (
@@ -47,7 +46,6 @@ __all__ = [
     "open_reference",
     "prepare_reference",
     "prepared_size",
-    "printable",
     "read_file",
     "to_images",
     "to_tensor",

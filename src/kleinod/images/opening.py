@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from PIL import Image
 
+from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.images import decoding
 from kleinod.images.decoding import FileLimits, Header, PictureError
@@ -28,6 +29,9 @@ class BinaryFile(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """At most so many bytes."""
 
+
+# of a path or name in a message
+_MAX_NAME = 200
 
 Source: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image"
@@ -166,19 +170,12 @@ def _picture(source: Image.Image | np.ndarray[Any, Any]) -> Image.Image:
 def _label(source: object, name: str | None) -> str | None:
     """What a message calls the source; None where it has no name."""
     if isinstance(source, str | os.PathLike):
-        return printable(os.fspath(source))
+        return printable(os.fsdecode(source), limit=_MAX_NAME)
     if name:
-        return printable(name)
+        return printable(name, limit=_MAX_NAME)
     return "the picture given" if isinstance(source, Image.Image) else None
 
 
 def _title(source: object) -> str:
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
     return Path(path).name if isinstance(path, str | os.PathLike) else "picture"
-
-
-def printable(text: str | bytes) -> str:
-    """A name on one line, without control characters, cut to a length."""
-    text = os.fsdecode(text)
-    letters = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:200])
-    return "".join(letters) + ("…" if len(text) > 200 else "")

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from kleinod import images
+from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.images import PictureError
 from kleinod.provenance import container, manifest, reference_mark, watermark
@@ -67,7 +68,7 @@ def evidence(path: Path) -> Evidence:
         data = images.read_file(path, max_bytes=images.COMMAND_LIMITS.max_bytes)
         format_name, written, faults = _metadata(data)
     except PictureError as error:
-        name = images.printable(str(path))
+        name = printable(path, limit=200)
         raise InputError(
             f"picture: {name} cannot be read ({error.reason}); {error.remedy}"
         ) from error

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kleinod.display import quoted
+
 NUM_BYTES = 4096
 _KEPT_LETTERS = 80
 
@@ -98,7 +100,7 @@ def _text(start: bytes) -> Signature | None:
         return Signature("is a web page, not weights", _FETCH)
     if text.startswith(("{", "[")):
         return _json(text)
-    return Signature(f"is text ({_shown(text)}), not weights", _FETCH)
+    return Signature(f"is text ({_first_line(text)}), not weights", _FETCH)
 
 
 def _is_text(start: bytes) -> bool:
@@ -124,11 +126,10 @@ def _json(text: str) -> Signature:
 
 def _unquoted(literal: str) -> str:
     try:
-        return _shown(json.loads(literal))
+        return _first_line(json.loads(literal))
     except ValueError:
-        return _shown(literal)
+        return _first_line(literal)
 
 
-def _shown(text: str) -> str:
-    line = ascii(text.splitlines()[0] if text else "")
-    return line if len(line) <= _KEPT_LETTERS else f"{line[:_KEPT_LETTERS]}…"
+def _first_line(text: str) -> str:
+    return quoted(text.splitlines()[0] if text else "", limit=_KEPT_LETTERS)
