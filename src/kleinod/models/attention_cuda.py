@@ -69,8 +69,8 @@ def _by(backend: SDPBackend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    turned = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*turned).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 _KERNELS = {
