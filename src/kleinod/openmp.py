@@ -8,8 +8,8 @@ everybody waits for should have. Figures: docs/speed.md, benchmarks/busy_machine
 
 import os
 
-# rounds of libgomp's loop; short beside a time slice, longer than the gap between two loops of ours
-_SPIN_COUNT = "10000"
+# rounds of the loop of libgomp; a few microseconds, which is what a gap between two loops takes
+_SPIN_COUNT = "1000"
 # whoever sets one of them has chosen
 _CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
