@@ -80,11 +80,9 @@ def outcomes(
     """Each prompt judged. Raises FilterError."""
     made = []
     for example in examples:
-        found = (
-            verdict
-            for prompt in example.prompts
-            for verdict in guard.check_prompt(prompt, tolerance=tolerance)
-        )
+        found = guard.check_split(example.prompts, tolerance=tolerance)
+        for prompt in example.prompts:
+            found += guard.check_prompt(prompt, tolerance=tolerance)
         names = dict.fromkeys(verdict.category for verdict in found if verdict.is_blocked)
         made.append(Outcome(example, tuple(names)))
     return made
