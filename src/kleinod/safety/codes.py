@@ -108,12 +108,16 @@ def _quoted_printable(found: re.Match[str]) -> str:
 def _byte_escapes(found: re.Match[str]) -> str:
     code = found[0]
     is_octal = not code.startswith("\\x")
-    values = [int(digits, 8 if is_octal else 16) for digits in re.findall(r"[0-9a-fA-F]{2,3}", code)]
+    values = [
+        int(digits, 8 if is_octal else 16) for digits in re.findall(r"[0-9a-fA-F]{2,3}", code)
+    ]
     return bytes(values).decode("utf-8", "replace")
 
 
 def _code_points(found: re.Match[str]) -> str:
-    return "".join(_character(int(one, 16)) for one in re.findall(r"\+([0-9a-fA-F]{4,6})", found[0]))
+    return "".join(
+        _character(int(one, 16)) for one in re.findall(r"\+([0-9a-fA-F]{4,6})", found[0])
+    )
 
 
 def _decimal(found: re.Match[str]) -> str:
@@ -157,13 +161,15 @@ def _base32(found: re.Match[str]) -> str:
 
 
 def _text(value: bytes, otherwise: str) -> str:
-    """Bytes as text, where nearly all of it are letters and spaces."""
+    """Bytes as text, where nearly all are letters, digits and spaces, most of them letters."""
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return otherwise
     num_letters = sum(one.isalpha() or one.isspace() for one in text)
-    return text if len(text) > 2 and num_letters >= 0.8 * len(text) else otherwise
+    num_digits = sum(one.isdigit() for one in text)
+    is_text = num_letters >= 0.6 * len(text) and num_letters + num_digits >= 0.8 * len(text)
+    return text if len(text) > 2 and is_text else otherwise
 
 
 _CODES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (

@@ -47,6 +47,8 @@ class Language:
         return self.template.format(phrase.replace(r"\w", _WORD_SIGN))
 
 
+# those of rules.toml
+LATIN = Language(is_latin=True)
 LANGUAGES = {
     "ru": Language(),
     "tr": Language(is_latin=True),

@@ -26,7 +26,10 @@ _BADGES = {
     for first in (0x1F130, 0x1F150, 0x1F170, 0x1F1E6)
     for index in range(26)
 }
-_LETTERS = str.maketrans({**_LOOK_ALIKES, **_BADGES, "æ": "ae", "œ": "oe", "’": "'", "`": "'"})
+_SMALL_CAPITALS = dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnopqrstuvwyz", strict=True))
+_LETTERS = str.maketrans(
+    {**_LOOK_ALIKES, **_SMALL_CAPITALS, **_BADGES, "æ": "ae", "œ": "oe", "’": "'", "`": "'"}
+)
 # Arabic phrases in one sign, which NFKD writes out in 18 and 8 letters: no disguise of any word
 _PHRASES = str.maketrans("\ufdfa\ufdfb", "  ")
 _LEET = str.maketrans("013456789@$!|+€£¢()", "oieasgtbgasiltelccd")

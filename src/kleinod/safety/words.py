@@ -46,7 +46,7 @@ class Phrase:
     Compiling all of them would cost 0.2 s at start.
     """
 
-    def __init__(self, text: str, language: scripts.Language = scripts.Language()) -> None:
+    def __init__(self, text: str, language: scripts.Language = scripts.LATIN) -> None:
         self.text, self.literal = text, _literal(text)
         self._language = language
 
