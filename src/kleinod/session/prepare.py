@@ -225,6 +225,7 @@ def _moderate(
         with recorded_blocks(session, prompt):
             screening.check_prompt(prompt)
     with recorded_blocks(session, "\n".join(request.prompts)):
+        screening.check_split(request.prompts)
         for reference in references:
             screening.check_reference(reference.image)
 
