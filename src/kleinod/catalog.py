@@ -57,13 +57,36 @@ def find(name: str | Path) -> Path:
     if not str(name):
         raise InputError(f"model: the name is empty; give a path or {', '.join(KNOWN)}")
     path, known = paths.expand_user(name, "model"), known_model(name)
+    if paths.is_url(name):
+        raise InputError(_url_message(str(name)))
     if known is not None and (str(name) in KNOWN or not paths.path_exists(path, "model")):
         return _known_folder(known)
     if paths.path_exists(path, "model"):
+        kind = paths.other_kind(path)
+        if kind not in (None, "a folder"):
+            shown = paths.shown(path)
+            raise InputError(f"model: {shown} is {kind}; give a folder, a file or a name")
         return path
     if _is_repository(str(name)):
         return _downloaded(str(name))
     raise InputError(_not_found(str(name)))
+
+
+def _url_message(url: str) -> str:
+    """What to do with a URL: pull a repository of the Hub, download anything else."""
+    found = _HUB_URL.match(url)
+    remedy = "download it, then give the path of the file or folder"
+    if found:
+        remedy = f"run `kleinod pull {found[1]}`, then give {found[1]}"
+    return f"model: {paths.shown(url)} is a URL, and nothing is downloaded here; {remedy}"
+
+
+# one slash after the scheme where pathlib has read it
+_HUB_URL = re.compile(
+    r"(?:https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{1,2})"
+    r"([\w-][\w.-]*/[\w-][\w.-]*)",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def _known_folder(known: KnownModel) -> Path:
@@ -102,19 +125,20 @@ def _downloaded(repository: str) -> Path:
                 f"{snapshot}"
             )
     raise InputError(
-        f"model: {repository} is neither a path nor a repository in the Hub's cache; run "
-        f"`kleinod pull {repository}`, or give a path or one of {', '.join(KNOWN)}"
+        f"model: {paths.shown(repository)} is neither a path nor a repository in the Hub's cache; "
+        f"run `kleinod pull {paths.shown(repository)}`, or give a path or one of {', '.join(KNOWN)}"
     )
 
 
 def _not_found(name: str) -> str:
     """The message for what is neither a path nor a model."""
+    shown = paths.shown(name)
     is_path = os.sep in name or name.startswith("~") or Path(name).suffix in _WEIGHT_SUFFIXES
     if is_path:
-        return f"model: there is no file or folder {name}; check the path"
+        return f"model: there is no file or folder {shown}; check the path"
     close = _close_name(name)
     hint = f"did you mean {close}? Known are" if close else "give a path or one of"
-    return f"model: {name} is neither a path nor a known model; {hint} {', '.join(KNOWN)}"
+    return f"model: {shown} is neither a path nor a known model; {hint} {', '.join(KNOWN)}"
 
 
 def _close_name(name: str) -> str | None:

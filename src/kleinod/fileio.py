@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kleinod.errors import InputError
+from kleinod.paths import open_regular_file, shown
 
 PART_PREFIX, PART_SUFFIX = ".kleinod-", ".part"
 # the BOM of UTF-32 LE begins with that of UTF-16 LE, so it is compared first
@@ -33,10 +34,13 @@ def read_text(path: Path, field: str) -> str:
     UTF-8 with or without a BOM, UTF-16 and UTF-32 with one. `field` begins the message.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{field}: cannot read {path} ({reason}); check the path") from error
+        with open_regular_file(path) as file:
+            data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{field}: cannot read {shown(path)} ({reason}); check the path"
+        ) from error
     bom, encoding = next((pair for pair in _BOMS if data.startswith(pair[0])), (b"", "utf-8"))
     try:
         text = data.removeprefix(bom).decode(encoding)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kleinod import fileio
 from kleinod.errors import InputError
-from kleinod.paths import expand_user
+from kleinod.paths import expand_user, other_kind, shown
 from kleinod.provenance.container import FORMATS
 
 STANDARD_OUTPUT = Path("-")
@@ -78,7 +78,7 @@ def receipt_destination(path: Path) -> Destination:
     path = expand_user(path, "receipt")
     try:
         if path.suffix.lower() != ".json" or path.is_dir():
-            raise InputError(f"receipt: {path} must be a .json file, such as receipt.json")
+            raise InputError(f"receipt: {shown(path)} must be a .json file, such as receipt.json")
         chosen = Destination(path.parent, path.name, "receipt")
         _probe(chosen)
     except OSError as error:
@@ -102,7 +102,7 @@ def _chosen(output: Path) -> Destination:
     if output.suffix or output.exists():
         endings = ", ".join(FORMATS)
         raise InputError(
-            f"output: {output} is neither a folder nor a picture file; end it in {endings}"
+            f"output: {shown(output)} is neither a folder nor a picture file; end it in {endings}"
         )
     return Destination(output)
 
@@ -115,6 +115,8 @@ def _probe(chosen: Destination) -> None:
     with tempfile.TemporaryFile(dir=folder):
         pass
     target = chosen.folder / (chosen.file_name or "")
+    if chosen.file_name is not None and target.exists() and (kind := other_kind(target)):
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file")
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     # elsewhere than on POSIX the file system says so itself
@@ -125,7 +127,7 @@ def _probe(chosen: Destination) -> None:
 
 def _unwritable(field: str, path: Path, error: OSError) -> str:
     reason = error.strerror or str(error)
-    return f"{field}: cannot write {path} ({reason}); choose another place"
+    return f"{field}: cannot write {shown(path)} ({reason}); choose another place"
 
 
 def _write_standard_output(data: bytes) -> Path:

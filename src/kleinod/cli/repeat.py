@@ -13,6 +13,7 @@ from kleinod.cli.options import Quiet, known_models, taking
 from kleinod.cli.progress import Report, startup_status
 from kleinod.display import printable
 from kleinod.errors import InputError
+from kleinod.paths import open_regular_file, shown
 from kleinod.provenance import audit
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
@@ -134,10 +135,12 @@ def _read(options: RepeatOptions) -> "tuple[Evidence, Receipt]":
     found = verification.evidence(options.picture)
     if options.receipt is not None:
         try:
-            text = options.receipt.read_bytes()
+            with open_regular_file(options.receipt) as file:
+                text = file.read()
         except OSError as error:
+            reason = error.strerror or error
             raise InputError(
-                f"receipt: cannot read {options.receipt} ({error.strerror}); give a file"
+                f"receipt: cannot read {shown(options.receipt)} ({reason}); give a file"
             ) from error
         return found, receipts.from_json(text, options.receipt)
     if found.receipt is None:

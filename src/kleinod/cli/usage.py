@@ -104,6 +104,13 @@ def _shown_names(context: Context) -> dict[str, str]:
     return shown | fields
 
 
+def shown_name(param: Any) -> str:  # noqa: ANN401 - typer's parameter
+    """How a parameter is called in a message: its long option, or its word in the usage."""
+    if _is_argument(param):
+        return str(param.metavar or param.name.upper())
+    return _long(param.opts)
+
+
 def _is_argument(param: Any) -> bool:  # noqa: ANN401 - typer's parameter
     return bool(param.param_type_name == "argument")
 
