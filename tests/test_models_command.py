@@ -1,7 +1,7 @@
 """`kleinod models`: sizes, memory and fit of every known model, files by name, a vocabulary."""
 
-import re
 import json
+import re
 import shutil
 from pathlib import Path
 

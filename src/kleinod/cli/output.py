@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,10 @@ class Destination:
     def suffix(self) -> str:
         """What the files' names end in."""
         return Path(self.file_name or "x.png").suffix.lower()
+
+    def missing_folder(self) -> Path | None:
+        """The folder that writing will create; None where it is there."""
+        return None if self.is_standard_output or self.folder.exists() else self.folder
 
     def write(self, data: bytes, *, seed: int, index: int, count: int) -> Path:
         """Write file `index` (from 0) of `count`, whole or not at all; its path.
@@ -71,6 +75,13 @@ def destination(output: Path | None, *, count: int = 1) -> Destination:
     except OSError as error:
         raise InputError(_unwritable("output", path, error)) from error
     return chosen
+
+
+def report_created(folders: Iterable[Path | None]) -> None:
+    """Say on stderr which folders, missing before, are there now: a name may be mistyped."""
+    for folder in dict.fromkeys(folders):
+        if folder is not None and folder.is_dir():
+            print(f"created folder {shown(folder)}", file=sys.stderr)
 
 
 def receipt_destination(path: Path) -> Destination:
@@ -172,7 +183,7 @@ def _place(part: Path, path: Path) -> bool:
 
 
 def _write_part(folder: Path, data: bytes) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    fileio.create_folder(folder)
     part = folder / f".kleinod-{secrets.token_hex(8)}.part"
     try:
         part.write_bytes(data)

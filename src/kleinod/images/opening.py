@@ -57,7 +57,10 @@ class OpenedReference:
 
 
 COMMAND_LIMITS = ReferenceLimits()
-_ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array (height, width, 3)"
+_ACCEPTED = (
+    "a path, bytes, a binary file object, a PIL image, a generated image or a uint8 array "
+    "(height, width, 3)"
+)
 
 
 def load_image(source: Source) -> Image.Image:
@@ -82,6 +85,7 @@ def open_reference(
     begins with.
     """
     try:
+        source = _unwrapped(source)
         if isinstance(source, Image.Image | np.ndarray):
             image = decoding.to_rgb(_picture(source))
             return OpenedReference(image, None, None, name or "picture")
@@ -144,6 +148,24 @@ def _read(source: object, max_bytes: int) -> bytes:
         return _within(read, max_bytes)
     except (OSError, ValueError, TypeError) as error:
         raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _unwrapped(source: Any) -> Any:  # noqa: ANN401 - whatever the caller gave
+    """The file, or the picture, of an image that kleinod generated; other sources as they are.
+
+    Known by their attributes: their classes stand above this module. Raises PictureError.
+    """
+    if isinstance(source, Image.Image | np.ndarray | str | os.PathLike):
+        return source
+    several = getattr(source, "images", None)
+    if isinstance(several, list):
+        if len(several) != 1:
+            raise PictureError(f"a result with {len(several)} images", "give one of its images")
+        source = several[0]
+    data, picture = getattr(source, "data", None), getattr(source, "image", None)
+    if not isinstance(picture, Image.Image):
+        return source
+    return data if isinstance(data, bytes) else picture
 
 
 def _picture(source: Image.Image | np.ndarray[Any, Any]) -> Image.Image:
