@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -542,3 +543,19 @@ def test_generate_and_stream_take_the_same_arguments() -> None:
     assert all(stream[name] == generate[name] for name in stream)
     fields = set(inspect.signature(kleinod.ImageRequest).parameters)
     assert fields <= set(stream)
+
+
+def test_documented_filter_blocks_as_documented(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "filters.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    point = SimpleNamespace(name="no-clowns", load=lambda: names["NoClowns"])
+    monkeypatch.setattr("kleinod.safety.guard.entry_points", lambda group: [point])
+    pipe = kleinod.load(tiny_model)
+    assert pipe("a fox", steps=1, **SIZE).images
+    with pytest.raises(kleinod.ModeratedError) as caught:
+        pipe("a sad Clown", steps=1, **SIZE)
+    line = page.split("moderated: ")[1].split(";")[0]
+    assert str(caught.value).startswith(line)

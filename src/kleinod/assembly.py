@@ -14,7 +14,7 @@ from kleinod import catalog
 from kleinod.acceleration import compiling, graphs, streaming
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
-from kleinod.display import printable, quoted
+from kleinod.display import printable
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.kernels import native
@@ -294,7 +294,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(best if device is None else device)
     except (RuntimeError, TypeError, ValueError):
-        shown = quoted(device)
+        shown = printable(device, limit=100)
         raise InputError(f"device: {shown} is unknown; give cpu, cuda, cuda:0 or mps") from None
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": best == "mps"}
     if not present.get(chosen.type, False):

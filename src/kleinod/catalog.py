@@ -58,7 +58,7 @@ def find(name: str | Path) -> Path:
         raise InputError(f"model: the name is empty; give a path or {', '.join(KNOWN)}")
     path, known = paths.expand_user(name, "model"), known_model(name)
     if paths.is_url(name):
-        raise InputError(_url_message(str(name)))
+        raise InputError(f"model: {paths.shown(name)} is a URL; {paths.url_remedy(str(name))}")
     if known is not None and (str(name) in KNOWN or not paths.path_exists(path, "model")):
         return _known_folder(known)
     if paths.path_exists(path, "model"):
@@ -70,23 +70,6 @@ def find(name: str | Path) -> Path:
     if _is_repository(str(name)):
         return _downloaded(str(name))
     raise InputError(_not_found(str(name)))
-
-
-def _url_message(url: str) -> str:
-    """What to do with a URL: pull a repository of the Hub, download anything else."""
-    found = _HUB_URL.match(url)
-    remedy = "download it, then give the path of the file or folder"
-    if found:
-        remedy = f"run `kleinod pull {found[1]}`, then give {found[1]}"
-    return f"model: {paths.shown(url)} is a URL, and nothing is downloaded here; {remedy}"
-
-
-# one slash after the scheme where pathlib has read it
-_HUB_URL = re.compile(
-    r"(?:https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{1,2})"
-    r"([\w-][\w.-]*/[\w-][\w.-]*)",
-    re.ASCII | re.IGNORECASE,
-)
 
 
 def _known_folder(known: KnownModel) -> Path:

@@ -19,6 +19,12 @@ from kleinod.errors import InputError
 MAX_CHARACTERS = 200
 # pathlib makes one slash of two
 _URL = re.compile(r"(https?|ftp|file|s3|gs|hf|data):/?", re.IGNORECASE)
+# a repository on the Hub
+_HUB_URL = re.compile(
+    r"(?:https?:/{1,2}(?:www\.)?(?:huggingface\.co|hf\.co)/|hf:/{1,2})"
+    r"([\w-][\w.-]*/[\w-][\w.-]*)",
+    re.ASCII | re.IGNORECASE,
+)
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -31,6 +37,14 @@ _KINDS = (
 def is_url(text: object) -> bool:
     """Whether it is a URL rather than a path; also one that pathlib has read as a path."""
     return isinstance(text, str | os.PathLike) and _URL.match(os.fsdecode(text)) is not None
+
+
+def url_remedy(url: str) -> str:
+    """What to do with a model's URL: pull a repository of the Hub, download anything else."""
+    found = _HUB_URL.match(url)
+    if found is None:
+        return "download it, then give the path of the file or folder"
+    return f"run `kleinod pull {shown(found[1])}`, then give {shown(found[1])}"
 
 
 def shown(path: object) -> str:

@@ -304,35 +304,38 @@ def load(
     model: a name (`kleinod models`), a Hub repository id, a folder in the diffusers layout or a
     transformer's single file with `components`. device: cpu, cuda, cuda:0, mps. dtype: float32,
     bfloat16, float16. offload: none (all components stay on the device), model (one at a time),
-    block (one block at a time). quantize: int8 or fp8, not quite the same image. compile: the
-    blocks; None: on CUDA cards. safety: "on" or "off", True or False; None: as `safety.toml` says,
-    else on. safety_tolerance: 0 (strict) to 5 (loose). progress: as in `Pipeline.generate`.
-    residency: the name that offload had in version 0.1, for one more release.
-
-    Raises InputError, WeightsError, MemoryLimitError.
+    block (one block at a time); residency: its old name. quantize: int8 or fp8, not quite the same
+    image. compile: the blocks; None: on CUDA cards. safety: "on", "off" or a bool; None: as
+    `safety.toml` says, else on. safety_tolerance: 0 (strict) to 5 (loose). progress: as in
+    `Pipeline.generate`. Raises InputError, WeightsError, MemoryLimitError.
     """
     check_progress(progress)
-    if not isinstance(components, Components | None):
-        raise InputError(
-            f"components: {quoted(components)} is no kleinod.Components; give "
-            "kleinod.Components(text_encoder=…, autoencoder=…)"
-        )
-    offload = _either("residency", residency, "offload", None if offload == "auto" else offload)
+    components = _components(components)
+    if residency is not None:
+        offload = _either("residency", residency, "offload", None if offload == "auto" else offload)
     session = Session.configured(safety=safety, tolerance=safety_tolerance, provenance=provenance)
-    components = components or Components()
     with progress_line(progress) as report:
         sampler = assembly.load_sampler(
             model,
             device=device,
             dtype=dtype,
             components=components,
-            offload="auto" if offload is None else offload,
+            offload=offload,
             quantize=quantize,
             compile=compile,
             progress=lambda stage, fraction: report("loading", fraction),
         )
     files = facts.model_files(model, components, full_hashes=session.provenance.full_hashes)
     return Pipeline(sampler, session, files=files)
+
+
+def _components(components: Components | None) -> Components:
+    if not isinstance(components, Components | None):
+        raise InputError(
+            f"components: {quoted(components)} is no kleinod.Components; give "
+            "kleinod.Components(text_encoder=…, autoencoder=…)"
+        )
+    return components or Components()
 
 
 def _prompts(prompt: str | Sequence[str]) -> str | tuple[str, ...]:
