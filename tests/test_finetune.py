@@ -118,6 +118,24 @@ def test_value_out_of_range_is_refused_first(train: Train, name: str, value: flo
     )
 
 
+@pytest.mark.parametrize(
+    "error", [None, InputError("data: gone"), NumericalError("loss"), KeyboardInterrupt()]
+)
+def test_process_group_is_left_however_training_ends(
+    train: Train, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    def finish(*_: object, **__: object) -> Path:
+        if error is not None:
+            raise error
+        return Path("out")
+
+    calls: list[str] = []
+    monkeypatch.setattr(finetune, "finetune", finish)
+    monkeypatch.setattr("kleinod.training.distributed.stop", lambda: calls.append("stop"))
+    train()
+    assert calls == ["stop"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_configuration_is_read_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     text = "data = 'Füchse'\r\noutput = 'o'\r\n"

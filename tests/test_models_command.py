@@ -1,6 +1,7 @@
 """`kleinod models`: sizes, memory and fit of every known model, files by name, a vocabulary."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,25 @@ def test_a_path_is_told_as_a_name_is(tiny_model: Path) -> None:
 def test_an_unknown_model_is_refused(name: str) -> None:
     result = _run("models", name)
     assert result.exit_code == 2 and result.stderr.startswith("error: model: ")
+
+
+@pytest.mark.parametrize("part", ["empty", "transformer", "vae", "tokenizer", "text_encoder"])
+def test_a_folder_that_is_no_model_gets_no_facts(
+    tiny_model: Path, tmp_path: Path, part: str
+) -> None:
+    folder = tiny_model / part
+    if part == "empty":
+        folder = tmp_path
+    result = _run("models", str(folder))
+    assert result.exit_code == 2 and result.stdout == ""
+    assert re.match(r"error: model: .* holds no model_index\.json; ", result.stderr)
+    assert ("it is a part of" in result.stderr) == (part != "empty")
+
+
+def test_a_file_of_another_kind_gets_no_facts(tiny_model: Path) -> None:
+    file = next((tiny_model / "vae").glob("*.safetensors"))
+    result = _run("models", str(file))
+    assert result.exit_code == 2 and "is no klein model but" in result.stderr
 
 
 def _quantised_here(tiny_model: Path, root: Path) -> Path:

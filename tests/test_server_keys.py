@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner, Result
 
+from kleinod.cli import app
 from kleinod.errors import InputError
 from kleinod.server.database import Database
 from kleinod.server.keys import Keys
@@ -83,3 +85,18 @@ def test_command_makes_lists_and_revokes(tmp_path: Path, monkeypatch: pytest.Mon
     assert [entry["event"] for entry in told] == ["key_created", "key_created", "key_revoked"]
     failed = _kleinod("revoke", "nobody")
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+
+
+def test_empty_list_of_keys_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kleinod.toml").write_text(f'database = "sqlite:///{tmp_path / "keys.db"}"\n')
+
+    def listed(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["keys", "list", *arguments])
+
+    assert listed().stderr == "no keys yet; make one with kleinod keys create NAME\n"
+    assert json.loads(listed("--json").stdout) == [] and listed("--json").stderr == ""
+    assert CliRunner().invoke(app, ["keys", "create", "anna"]).exit_code == 0
+    assert listed().stderr == "" and "anna" in listed().stdout

@@ -14,15 +14,17 @@ from kleinod import catalog
 from kleinod.acceleration import compiling, graphs, streaming
 from kleinod.catalog import ModelInfo
 from kleinod.config import TextEncoderConfig, TransformerConfig
+from kleinod.display import printable
 from kleinod.embeddings import EmbeddingCache, EmbeddingStore
 from kleinod.errors import InputError, WeightsError
 from kleinod.kernels import native
+from kleinod.load_options import check_dtype, check_offload
 from kleinod.memory import available_bytes, memory_told, use_large_pages
 from kleinod.models.attention import inexact
 from kleinod.models.products import product_dtype, told
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.models.transformer import Transformer
-from kleinod.offload import Residents, checked_policy, chosen_policy
+from kleinod.offload import Residents, chosen_policy
 from kleinod.quantization import int8, scaled_float8
 from kleinod.request import Components
 from kleinod.sampler import Sampler
@@ -96,7 +98,7 @@ def _place(
     place = _device(device)
     number = _dtype(dtype, info, place)
     quantization = _quantization(quantize, place)
-    policy = _policy(checked_policy(offload), paths)
+    policy = _policy(check_offload(offload), paths)
     is_dear = place.type == "cpu" or quantization == "int8"
     if offload == "auto" and is_dear and _fits(paths, number, quantization):
         # to map anew takes a tenth of a call, to quantise takes longer than to paint
@@ -130,7 +132,8 @@ class _Place:
 def _quantization(quantize: str | None, device: torch.device) -> str | None:
     """None, or a way to compute in fewer bits. Raises InputError."""
     if quantize not in QUANTIZATIONS:
-        raise InputError(f"quantize: {quantize} is unknown; give int8 or fp8, or leave it out")
+        shown = printable(quantize, limit=100)
+        raise InputError(f"quantize: {shown} is unknown; give int8 or fp8, or leave it out")
     if quantize == "fp8" and not scaled_float8.can_multiply(device):
         raise InputError(
             f"quantize: {device} has no products of fp8 numbers (NVIDIA cards from Ada on have); "
@@ -290,8 +293,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         best = "mps"
     try:
         chosen = torch.device(best if device is None else device)
-    except RuntimeError as error:
-        raise InputError(f"device: {device} is unknown; give cpu, cuda, cuda:0 or mps") from error
+    except (RuntimeError, TypeError, ValueError):
+        shown = printable(device, limit=100)
+        raise InputError(f"device: {shown} is unknown; give cpu, cuda, cuda:0 or mps") from None
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": best == "mps"}
     if not present.get(chosen.type, False):
         raise InputError(f"device: {device} is not on this machine; the best here is {best}")
@@ -305,9 +309,9 @@ def _dtype(dtype: str | torch.dtype | None, info: ModelInfo, device: torch.devic
     if dtype is None:
         is_small = info.name == "mini" and device.type == "cpu"
         return torch.float32 if is_small else torch.bfloat16
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in _DTYPES.values():
-        raise InputError(f"dtype: {dtype} is unknown; give {', '.join(_DTYPES)}")
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype)
+    chosen = _DTYPES[check_dtype(dtype)]
     if chosen == torch.float16 and device.type == "cpu":
         raise InputError("dtype: float16 is slow and overflows on the CPU; give bfloat16")
     return chosen

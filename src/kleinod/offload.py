@@ -11,21 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from kleinod.errors import InputError
 from kleinod.streaming import stream
 
 AUTO_LIMIT_BYTES = 2 * 1024**3
-POLICIES = ("auto", "none", "model", "block")
-# the words of version 0.1, accepted for one more release
-_OLD_WORDS = {"all": "none", "sequential": "model", "stream": "block"}
-
-
-def checked_policy(offload: str) -> str:
-    """A value of `offload` as one of POLICIES. Raises InputError."""
-    policy = _OLD_WORDS.get(offload, offload)
-    if policy not in POLICIES:
-        raise InputError(f"offload: {offload!r} is unknown; give {', '.join(POLICIES)}")
-    return policy
 
 
 def chosen_policy(policy: str, num_bytes: int) -> str:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
+from kleinod.display import quoted
+from kleinod.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -42,6 +45,15 @@ class StatusLine:
 
 # what a command shows from its first moment on, until it has a line of its own or ends
 start_line = StatusLine()
+
+
+def check_progress(progress: object) -> None:
+    """Raise InputError unless it is True, False or None."""
+    if progress is not None and not isinstance(progress, bool):
+        raise InputError(
+            f"progress: {quoted(progress)} is not a bool; give True, False, or None for where "
+            "somebody can see it"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A command's module is imported when it runs, so that none waits for what another
 
 import errno
 import io
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +21,8 @@ from kleinod.progress import start_line
 from kleinod.suggestions import suggestions
 
 MODERATED, INTERRUPTED = 3, 130
+# a name of thousands of letters says no more than its beginning
+_LONG_WORD = re.compile(r"(\S{200})\S+")
 # in the order of the help
 _COMMANDS = {
     "generate": "kleinod.cli.generate:generate",
@@ -115,7 +118,8 @@ def _os_message(error: OSError) -> str:
 def _failed(message: str, *, status: int, kind: str = "error") -> int:
     start_line.clear()
     if message:  # empty where typer has shown the help instead
-        print(f"{kind}:", printable(" ".join(message.split()), limit=4000), file=sys.stderr)
+        line = _LONG_WORD.sub(r"\1…", " ".join(message.split()))
+        print(f"{kind}:", printable(line, limit=4000), file=sys.stderr)
     return status
 
 

@@ -31,6 +31,8 @@ class Command(TyperCommand):
             plain = token.replace("_", "-")
             return aliases.get(plain, plain)
 
+        for param in self.params:
+            _refuse_empty_path(param)
         # of every name of an option, as it is declared and as it is typed
         self.context_settings = {**self.context_settings, "token_normalize_func": normalize}
 
@@ -96,6 +98,21 @@ class LazyCommands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _refuse_empty_path(param: Any) -> None:  # noqa: ANN401 - typer's parameter
+    """Make a parameter that is a path refuse "", which pathlib would take for this folder."""
+    if "Path" not in str(param.type_descriptor.annotation):
+        return
+    process = param.process_value
+
+    def checked(ctx: Context, value: Any) -> Any:  # noqa: ANN401 - typer's signature
+        if value == "" or (isinstance(value, list | tuple) and "" in value):
+            name = usage.shown_name(param)
+            raise InputError(f"{name}: the path is empty; leave it out, or give a path")
+        return process(ctx, value)
+
+    param.process_value = checked
 
 
 def _command(name: str, found: typer.Typer | Callable[..., None]) -> Any:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """`kleinod keys create|list|revoke`: who may use the server."""
 
 import json as jsonlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -62,6 +63,9 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
     if json:
         print(jsonlib.dumps([_facts(record) for record in records]))
         return
+    if not records:
+        # a remark for people, not a row
+        print("no keys yet; make one with kleinod keys create NAME", file=sys.stderr)
     for record in records:
         state = f"revoked {record.revoked_at:%Y-%m-%d}" if record.revoked_at else "valid"
         limits = f"{_or(record.max_concurrent)} at once, {_or(record.requests_per_minute)} a minute"

@@ -10,6 +10,7 @@ from kleinod import catalog
 from kleinod.cli.model_report import print_model, print_models
 from kleinod.errors import InputError, WeightsError
 from kleinod.hardware import Memory, device_memory
+from kleinod.paths import shown
 
 
 def models(
@@ -78,12 +79,25 @@ def _report(name: str, device: Memory) -> dict[str, Any]:
 
 
 def _row_of_path(name: str, device: Memory) -> dict[str, Any]:
-    """The row of a folder or a file. Raises InputError."""
+    """The row of a folder or a file. Raises InputError for what holds no model."""
+    from kleinod.weights import usage
+    from kleinod.weights.folders import not_a_model
+    from kleinod.weights.inspection import inspected
+
     path = catalog.find(name)
-    info, memory = catalog.describe(name, path), _memory(path)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise not_a_model(path)
+    inspection = inspected(path)
+    memory = usage.memory(inspection)
+    if memory is None:
+        raise InputError(
+            f"model: {shown(path)} is no klein model but {inspection.title}; "
+            "`kleinod inspect` describes what it holds"
+        )
+    info = catalog.describe(name, path)
     return {
         "name": info.name,
-        "variant": "distilled" if info.is_distilled else "base",
+        "variant": inspection.variant and inspection.variant.name,
         "format": None,
         "license": info.license,
         "repository": None,

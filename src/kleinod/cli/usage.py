@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kleinod.suggestions import suggestions
+from kleinod.suggestions import hint_for, suggestions
 
 # typer.Context is a subclass of what typer's own methods give, whose name is private
 Context = Any
@@ -48,7 +48,8 @@ def unknown_option(name: str, context: Context) -> str:
     shown = _shown_names(context)
     near = dict.fromkeys(shown[one] for one in suggestions(name, shown))
     if not near:
-        return f"unknown option '{name}'; {_command(context)} --help lists them"
+        remedy = hint_for(name) or f"{_command(context)} --help lists them"
+        return f"unknown option '{name}'; {remedy}"
     if any(not one.startswith("-") for one in near):
         words = " ".join(near)
         return f"unknown option '{name}'; {words} is given without one: {_command(context)} {words}"
@@ -102,6 +103,13 @@ def _shown_names(context: Context) -> dict[str, str]:
             shown |= {option: option for option in param.secondary_opts}
     fields = {field: shown[option] for field, option in _OPTIONS.items() if option in shown}
     return shown | fields
+
+
+def shown_name(param: Any) -> str:  # noqa: ANN401 - typer's parameter
+    """How a parameter is called in a message: its long option, or its word in the usage."""
+    if _is_argument(param):
+        return str(param.metavar or param.name.upper())
+    return _long(param.opts)
 
 
 def _is_argument(param: Any) -> bool:  # noqa: ANN401 - typer's parameter

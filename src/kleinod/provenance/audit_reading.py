@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kleinod.errors import InputError
+from kleinod.paths import open_regular_file, shown
 from kleinod.provenance.audit import FIRST, GAP, RECOVERED, AuditLog, line_hash, parsed, read_head
 
 MAX_PROBLEMS = 20
@@ -110,8 +111,10 @@ def summary(log: AuditLog, *, since: str = "", until: str = "") -> Summary:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as stream:
+        with open_regular_file(path) as stream:
             yield from stream
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"audit: cannot read {path} ({reason}); name the log's file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"audit: cannot read {shown(path)} ({reason}); name the log's file"
+        ) from error

@@ -31,9 +31,20 @@ def finish(
             with recorded_blocks(prepared.checked.session, prompt):
                 safety = prepared.checked.screening.check_result(image)
         except ModeratedError as error:
-            yield BlockedImage(index, error)
+            yield _blocked(prepared, index, error)
             continue
         yield _finish_one(prepared, index, image, draft | {"safety": safety})
+
+
+def _blocked(prepared: PreparedRequest, index: int, error: ModeratedError) -> BlockedImage:
+    resolved, is_private = prepared.resolved, prepared.checked.session.provenance.private
+    return BlockedImage(
+        index=index,
+        error=error,
+        seed=resolved.seeds[index],
+        prompt=None if is_private else resolved.prompt_of(index),
+        num_images=len(resolved.seeds),
+    )
 
 
 def _finish_one(

@@ -18,7 +18,7 @@ from kleinod.provenance.audit import Event
 from kleinod.provenance.authority import Identity
 from kleinod.provenance.ingredients import Ingredient, read_ingredients
 from kleinod.provenance.receipt import ProvenanceOptions, Receipt
-from kleinod.request import ImageRequest, ResolvedRequest
+from kleinod.request import ImageRequest, ResolvedRequest, as_integer
 from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Guard, Policy, Screening
 from kleinod.safety.policy import NOTE
@@ -53,7 +53,7 @@ class ConfiguredAudit:
         audit.append(event)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Session:
     """What every image of one user or server gets: who moderates it, and its provenance.
 
@@ -65,23 +65,30 @@ class Session:
     tolerance: int = DEFAULT_TOLERANCE
     audit: AuditTrail = field(default_factory=ConfiguredAudit)
 
+    def __repr__(self) -> str:
+        safety = f"'on', tolerance={self.tolerance}" if self.guard else "'off'"
+        return f"Session(safety={safety}, provenance={self.provenance!r})"
+
     @classmethod
     def configured(
         cls,
         *,
-        safety: str | None = None,
+        safety: str | bool | None = None,
         tolerance: int = DEFAULT_TOLERANCE,
         provenance: ProvenanceOptions | None = None,
         brands: str = NOTE,
     ) -> "Session":
-        """With the filters of `safety.toml`; safety "on" or "off" overrides its switch.
+        """With the filters of `safety.toml`; safety "on" or "off" (or a bool) overrides it.
 
         brands: "note" for a local user, "block" for others, where the file does not say it.
 
         Raises InputError.
         """
-        if safety not in (None, "on", "off"):
-            raise InputError(f"safety: {safety!r} is unknown; give on or off")
+        if isinstance(safety, bool):
+            safety = "on" if safety else "off"
+        if not isinstance(safety, str | None) or safety not in (None, "on", "off"):
+            raise InputError(f"safety: {quoted(safety)} is unknown; give on or off")
+        tolerance = as_integer(tolerance)
         if not isinstance(provenance, ProvenanceOptions | None):
             raise InputError(
                 f"provenance: {quoted(provenance)} is no kleinod.ProvenanceOptions; give "
