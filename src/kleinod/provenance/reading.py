@@ -32,7 +32,7 @@ FALSE_ALARMS = 3e-7
 # sides in pixels of the part in the middle that is searched, and of the one that is read
 SEARCHED_SIDE, READ_SIDE = 512, 1024
 # grey levels: an edge counts as this much, a flat place as noisy as this
-_BOX_RADIUS, _MAX_CONTRAST, _NOISE = 2, 20.0, 2.0
+_BOX_RADIUS, _MAX_CONTRAST, _NOISE = 2, 20.0, 1.0
 
 
 def _threshold(num_hypotheses: int) -> float:

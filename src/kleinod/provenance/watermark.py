@@ -10,7 +10,7 @@ proof; the signed manifest is.
 import numpy as np
 from PIL import Image
 
-from kleinod.provenance.marking import marked
+from kleinod.provenance.marking import embed
 from kleinod.provenance.payload_code import PAYLOAD_BITS
 from kleinod.provenance.reading import Reading
 from kleinod.provenance.reading import read as read_luma
@@ -20,7 +20,7 @@ __all__ = ["PAYLOAD_BITS", "Reading", "mark", "read"]
 
 def mark(image: Image.Image, payload: int) -> Image.Image:
     """The RGB picture with the 48-bit payload in it."""
-    return Image.fromarray(marked(np.asarray(image.convert("RGB")), payload))
+    return Image.fromarray(embed(np.asarray(image.convert("RGB")), payload))
 
 
 def read(image: Image.Image) -> Reading:
