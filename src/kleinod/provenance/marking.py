@@ -1,24 +1,29 @@
 """Embedding the watermark: at most one grey level where the image is smooth, more in texture.
 
-Smooth places get the cover of pattern.py, +1 or -1, which survives JPEG 75 and WebP 80 because each
-macroblock puts its energy into one coefficient. Texture hides more: there the tile itself is added,
-with an amplitude that follows the smallest second difference around, so that neither an edge nor a
-gradient makes its smooth side noisy. Integers of 16 bits throughout and strips of one tile's height,
-which stay in the cache: 1024 x 1024 pixels take a few milliseconds.
+Every pixel changes by +1 or -1: by the tile's sign in photographs, by the cover of pattern.py in
+images that are mostly smooth, because JPEG 75 and WebP 80 keep it where no grain helps. Texture
+hides more: there the tile itself is added, with a strength that follows the smallest second
+difference around, so that neither an edge nor a gradient makes its smooth side noisy. Integers of
+16 bits throughout and strips of one tile's height, which stay in the cache.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kleinod.provenance.pattern import TILE, cover, tile
+from kleinod.provenance.pattern import TILE, cover, signs, tile
 
-# second differences up to this are grain of the decoder or of a dithered gradient, not texture
-SMOOTH = 6
+# of an image in which at most GRAIN is the largest second difference, levels, nearly everywhere
+GRAIN, SMOOTH_SHARE = 4, 0.75
+# the same limit in all other images (photographs), whose flat places are few
+FLAT = 2
 # grey levels (standard deviation) of the tile in texture, per level of second difference
-STRENGTH_PER_LEVEL = 0.1
-MAX_STRENGTH = 3.4
-# of a whole picture, beside the cover: 38.7 dB together
-MAX_MEAN_STRENGTH = 2.8
+STRENGTH_PER_LEVEL = 1.5
+MAX_STRENGTH = 2.7
+# of a whole image, beside the cover
+MAX_MEAN_STRENGTH = 2.3
+# how much of the tile the cover holds: on white, black and pure colours, where part of it is cut
+# off, a codec keeps only what is coarse
+COLOUR_SHARE, CLIPPED_SHARE = 1.2, 0.8
 BLOCK = 4
 _GAIN_BITS, _TILE_BITS = 4, 6
 
@@ -30,9 +35,12 @@ Floats = NDArray[np.float32]
 def embed(pixels: Pixels, payload: int) -> Pixels:
     """RGB pixels (h, w, 3) with the payload in their luma."""
     height, width = pixels.shape[:2]
-    gain = np.rint(_strength(pixels) * 2**_GAIN_BITS).astype(np.int16)
+    texture = _smallest_around(_second_difference(pixels))
+    is_smooth = bool(np.mean(texture <= GRAIN) > SMOOTH_SHARE)
+    strength = _strength(texture, GRAIN if is_smooth else FLAT)
+    gain = np.rint(strength * 2**_GAIN_BITS).astype(np.int16)
     wave = _repeat_across(np.rint(tile(payload) * 2**_TILE_BITS).astype(np.int16), width)
-    base = _repeat_across(cover(payload), width)
+    base = _repeat_across(_base(pixels, payload) if is_smooth else signs(payload), width)
     result = np.empty_like(pixels)
     for top in range(0, height, TILE):
         rows = slice(top, min(top + TILE, height))
@@ -64,10 +72,15 @@ def _add(pixels: Pixels, delta: Integers, *, out: Pixels) -> None:
         out[..., channel] = np.clip(total, 0, 255, out=total)
 
 
-def _strength(pixels: Pixels) -> Floats:
+def _base(pixels: Pixels, payload: int) -> Integers:
+    brightest = pixels[::BLOCK, ::BLOCK].max(axis=2)
+    is_clipped = (brightest == 255) | (brightest == 0)
+    return cover(payload, CLIPPED_SHARE if np.mean(is_clipped) > 0.5 else COLOUR_SHARE)
+
+
+def _strength(texture: Floats, limit: int) -> Floats:
     """(ceil(h/4), ceil(w/4)): standard deviation of the tile in grey levels, 0 where smooth."""
-    texture = _smallest_around(_second_difference(pixels))
-    strength = np.clip((texture - SMOOTH) * STRENGTH_PER_LEVEL, 0, MAX_STRENGTH)
+    strength = np.clip((texture - limit) * STRENGTH_PER_LEVEL, 0, MAX_STRENGTH)
     mean = float(np.sqrt(np.mean(strength**2)))
     return strength * min(1.0, MAX_MEAN_STRENGTH / max(mean, 1e-9))
 
