@@ -1,4 +1,6 @@
-"""Laying the watermark over a picture, stronger where the picture hides it.
+"""Version 1 of embedding the watermark, up to 2026-11: receipts without a version repeat by it.
+
+It changes flat surfaces by 1.9 grey levels (standard deviation), which can be seen.
 
 Whole numbers of 16 bits throughout and strips of one tile's height, which stay in the cache:
 1024 x 1024 pixels take a few milliseconds.
