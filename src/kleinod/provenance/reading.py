@@ -10,8 +10,9 @@ the key's, which are uniform. The agreement is a = sum(w cos u) / sqrt(NUM_SYNC 
 the weights w follow from magnitudes alone. It is over t with a probability of at most
 exp(-NUM_SYNC * t**2) (Chernoff, with E exp(x cos u) = I0(x) <= exp(x**2 / 4)). Three questions are
 asked, each at a price of FALSE_ALARMS: is it there as it was laid (1 place), moved (128**2
-places), both by two weightings of the pixels; moved and scaled (128**2 at each of NUM_SCALES)? So at most 9 in 10 million unmarked
-pictures are called marked. A payload that was not laid in passes its checksum once in 65,536.
+places), both by two weightings of the pixels; moved and scaled (128**2 at each of NUM_SCALES)? So
+at most 9 in 10 million unmarked pictures are called marked. A payload that was not laid in passes
+its checksum once in 65,536.
 """
 
 from collections.abc import Iterator
