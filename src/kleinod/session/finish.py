@@ -98,7 +98,7 @@ def mark(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
     method = receipt["watermark"]["method"]
     if method == receipts.ROBUST:
         payload = receipts.payload_of(receipt)
-        marked = watermark.mark(image, payload)
+        marked = watermark.mark(image, payload, version=receipt["watermark"].get("version", 1))
         return marked, receipts.with_mark(receipt, payload, marked)
     marked = reference_mark.mark(image) if method == receipts.REFERENCE else image
     return marked, receipts.with_mark(receipt, None, marked)
@@ -149,7 +149,8 @@ def reproduce(
     if receipt["watermark"]["method"] != receipts.ROBUST or not isinstance(payload, str):
         return own, receipt
     try:
-        marked = watermark.mark(image, int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1)
+        number = int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1
     except ValueError as error:
         raise InputError(f"receipt: watermark.payload is {payload!r}; it is damaged") from error
-    return marked, receipt
+    version = old["watermark"].get("version", 1)
+    return watermark.mark(image, number, version=version), receipt
