@@ -263,3 +263,30 @@ def test_dir_shows_the_public_names_alone() -> None:
     assert {name for name in listed if not name.startswith("_")} == set(kleinod.__all__)
     assert "__version__" in listed and "_HOMES" not in listed
     assert [name for name in kleinod.__all__ if not hasattr(kleinod, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "status"),
+    [
+        ("print('kept'); end(3)", "kept\n", 3),
+        ("end(None); print('goes on')", "goes on\n", 0),
+        ("end('a message'); print('goes on')", "goes on\n", 0),
+        # a thread is at work: what it does is waited for
+        (
+            "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start(); end(0)",
+            "late\n",
+            0,
+        ),
+        # a daemon is not
+        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); end(5)", "", 5),
+    ],
+)
+def test_process_ends_without_teardown(code: str, output: str, status: int) -> None:
+    setup = "import sys, threading, time; from kleinod.__main__ import exit_without_teardown as end"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{setup}; sys.modules['torch'] = sys; {code}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (status, output)
