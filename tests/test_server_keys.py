@@ -91,7 +91,7 @@ def test_empty_list_of_keys_says_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("kleinod.toml").write_text(f'database = "sqlite:///{tmp_path / "keys.db"}"\n')
+    Path("kleinod.toml").write_text(f'database_url = "sqlite:///{tmp_path / "keys.db"}"\n')
 
     def listed(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["keys", "list", *arguments])

@@ -61,8 +61,9 @@ def progress_line(progress: bool | None = None) -> Iterator[Report]:
     """Give report(stage, fraction from 0 to 1); the line is gone at the end.
 
     progress: None shows it where somebody sees it, on a terminal or in a notebook; True also where
-    stderr is a file or a pipe, as one line per stage; False shows nothing.
+    stderr is a file or a pipe, as one line per stage; False shows nothing. Raises InputError.
     """
+    check_progress(progress)
     with _line(progress) as report:
         yield report
 

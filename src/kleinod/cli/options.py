@@ -33,7 +33,7 @@ def _naming_option(check: Callable[[str], str]) -> Callable[[str], str]:
 
 def dtype_option(help: str) -> Any:  # noqa: ANN401 - what typer.Option gives
     """An option that takes a number format, also as bf16, fp16 or fp32."""
-    metavar = f"[{'|'.join(DTYPES)}]"
+    metavar = f"<{'|'.join(DTYPES)}>"
     completion = _beginning(DTYPES)
     return typer.Option(
         help=help, parser=_naming_option(check_dtype), metavar=metavar, autocompletion=completion
@@ -45,7 +45,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 QuietButPath = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the path.")]
 _OFFLOAD = typer.Option(
     parser=_naming_option(check_offload),
-    metavar=f"[{'|'.join(POLICIES)}]",
+    metavar=f"<{'|'.join(POLICIES)}>",
     autocompletion=_beginning(POLICIES),
     help="What leaves the device while it is not needed: nothing, all components but one (model),"
     " or all blocks but one (block). Default: by the model's size and the memory.",

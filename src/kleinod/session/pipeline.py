@@ -24,7 +24,7 @@ from kleinod.diffusers_names import hint_on_pipeline
 from kleinod.display import quoted
 from kleinod.errors import InputError
 from kleinod.keywords import check_keywords
-from kleinod.progress import check_progress, progress_line
+from kleinod.progress import progress_line
 from kleinod.provenance import facts
 from kleinod.provenance.container import FORMATS
 from kleinod.provenance.facts import ModelFile
@@ -163,7 +163,6 @@ class Pipeline(metaclass=_PipelineType):
         """
         if on_step is not None:
             _check_callback(on_step)
-        check_progress(progress)
         arguments = {key: value for key, value in locals().items() if key not in _NOT_STREAMS}
         stream = self.stream(**arguments)
         with progress_line(progress) as report:
@@ -309,10 +308,8 @@ def load(
     `safety.toml` says, else on. safety_tolerance: 0 (strict) to 5 (loose). progress: as in
     `Pipeline.generate`. Raises InputError, WeightsError, MemoryLimitError.
     """
-    check_progress(progress)
     components = _components(components)
-    if residency is not None:
-        offload = _either("residency", residency, "offload", None if offload == "auto" else offload)
+    offload = _offload(offload, residency)
     session = Session.configured(safety=safety, tolerance=safety_tolerance, provenance=provenance)
     with progress_line(progress) as report:
         sampler = assembly.load_sampler(
@@ -327,6 +324,13 @@ def load(
         )
     files = facts.model_files(model, components, full_hashes=session.provenance.full_hashes)
     return Pipeline(sampler, session, files=files)
+
+
+def _offload(offload: str, residency: str | None) -> str:
+    """The value of offload, whichever of its names it was given by."""
+    if residency is None:
+        return offload
+    return str(_either("residency", residency, "offload", None if offload == "auto" else offload))
 
 
 def _components(components: Components | None) -> Components:
