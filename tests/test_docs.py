@@ -69,6 +69,33 @@ def test_links_lead_to_files() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 
 
+def _anchors(page: Path) -> set[str]:
+    """The fragments that a code host gives a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def test_links_to_headings_lead_to_headings() -> None:
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+        for file, anchor in links:
+            assert anchor in _anchors(page.parent / file if file else page), f"{page}: #{anchor}"
+
+
+def test_each_measurement_has_its_head_and_a_line_in_the_index() -> None:
+    folder = ROOT / "docs" / "log"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for page in folder.glob("2*.md"):
+        text = page.read_text(encoding="utf-8")
+        title, date, head = re.split(r"\n\n", text, maxsplit=3)[:3]
+        assert page.name.startswith(f"{date}-"), page
+        assert f"| {date} | [{title.removeprefix('# ')}]({page.name}) |" in index, page
+        labels = re.findall(r"^- \*\*(\w+):\*\* \S", head, re.MULTILINE)
+        assert labels == ["Question", "Result", "Decision", "Machine", "Command"], page
+
+
 def test_each_trap_names_a_test_that_exists() -> None:
     traps = (ROOT / "docs" / "traps.md").read_text(encoding="utf-8").split("\n- ")[1:]
     for trap in traps:
