@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 # what opens a file in the desktop's own program
 OPEN := $(if $(filter Darwin,$(shell uname)),open,xdg-open)
 
-.PHONY: picture test quick lint docs dist clean system_packages
+.PHONY: picture test quick lint docs site dist clean system_packages
 
 # Paints with the built-in model; needs nothing but Python, and installs no test tools.
 # A terminal that can shows the picture. The prompt may hold any letter: the shell reads no code in it.
@@ -51,6 +51,11 @@ lint: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/write_cli.py
 	$(BIN)/python docs/write_settings.py
+
+# The documentation as a site, in site/; a warning ends the build.
+site: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+	@echo "Open site/index.html."
 
 # What is uploaded, in dist/: the source distribution and this platform's wheel, tagged manylinux
 # where auditwheel allows it.

@@ -85,7 +85,7 @@ def _repository_files() -> list[str]:
         names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         return [name for name in names.stdout.split("\0") if (ROOT / name).is_file()]
     files = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
-    made = {".venv", "node_modules", "__pycache__", ".pytest_cache", "build", "dist"}
+    made = {".venv", "node_modules", "__pycache__", ".pytest_cache", "build", "dist", "site"}
     names = [path.as_posix() for path in files if not made & set(path.parts)]
     return [name for name in names if not ADDED.fullmatch(name) and not name.endswith(".so")]
 

@@ -1,5 +1,6 @@
 """What the documents show works: code runs, commands parse, links lead somewhere."""
 
+import json
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ from typer.main import get_command
 
 from kleinod import catalog
 from kleinod.cli import app
+from kleinod.server import settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -45,14 +47,75 @@ def test_python_block_runs(code: str) -> None:
     exec(compile(code, "block", "exec"), {"__name__": "__main__"})
 
 
+def _parse(program: str, name: str, *arguments: str) -> None:
+    group = get_command(app)
+    assert Path(program).name == "kleinod" and name in group.commands, name
+    command = group.commands[name]
+    command.make_context(name, list(arguments), parent=typer.Context(group))
+
+
 @pytest.mark.parametrize("commands", _blocks("console"))
 def test_console_block_parses(commands: str) -> None:
-    group = get_command(app)
     for line in commands.splitlines():
-        program, name, *arguments = shlex.split(line.removeprefix("$ "))
-        assert program == "kleinod" and name in group.commands, line
-        command = group.commands[name]
-        command.make_context(name, arguments, parent=typer.Context(group))
+        _parse(*shlex.split(line.removeprefix("$ ")))
+
+
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_deployed_settings_are_valid(tmp_path: Path) -> None:
+    (text,) = (text for language, text in BLOCK.findall(DEPLOY) if language == "toml")
+    file = tmp_path / "kleinod.toml"
+    file.write_text(text, encoding="utf-8")
+    assert settings.load(file).public_url == "https://images.example.com/paint"
+
+
+def test_deployed_commands_parse_and_variables_exist() -> None:
+    blocks = dict(BLOCK.findall(DEPLOY))
+    (unit,) = re.findall(r"^ExecStart=(.*)$", blocks["ini"], re.MULTILINE)
+    (container,) = re.findall(r"^CMD (.*)$", blocks["dockerfile"], re.MULTILINE)
+    for words in (shlex.split(unit), json.loads(container)):
+        _parse(*words)
+    variables = set(re.findall(r"\b(KLEINOD_\w+)=", DEPLOY))
+    assert variables and {name.removeprefix("KLEINOD_") for name in variables} <= set(
+        settings.OTHER_VARIABLES
+    ) | {name.upper() for name in settings.Settings.model_fields}
+
+
+def test_file_table_says_what_the_catalogue_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # of a model that was fetched the files count
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    page = (ROOT / "docs" / "choose-a-file.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| (\S+) GB \| (\S+) GB \| (\S+) GB", page, re.M)
+    with pytest.raises(SystemExit):
+        get_command(app).main(["models", "--json"])
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert len(rows) == 5
+    for name, *stated in rows:
+        memory = models[name]["memory_bytes"]
+        sizes = models[name]["bytes"], memory["none"], memory["model"]
+        assert stated == [f"{size / 1e9:.1f}" for size in sizes], name
+
+
+@pytest.mark.slow
+def test_prompts_page_shows_the_edits_it_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+    (code,) = (text for language, text in BLOCK.findall(page) if language == "python")
+    exec(compile(code, "block", "exec"), {"__name__": "__main__"})
+    corners = {}
+    for name in ("fox", "yellow", "both"):
+        with Image.open(f"{name}.png") as image:
+            corners[name] = image.convert("RGB").getpixel((3, 3))
+    # the background of the fox is blue, that of its edit yellow
+    red, green, blue = corners["fox"]
+    assert blue > red
+    red, green, blue = corners["yellow"]
+    assert min(red, green) > blue + 60
 
 
 def test_make_commands_in_the_documents_exist() -> None:
@@ -67,6 +130,33 @@ def test_links_lead_to_files() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The fragments that a code host gives a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def test_links_to_headings_lead_to_headings() -> None:
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+        for file, anchor in links:
+            assert anchor in _anchors(page.parent / file if file else page), f"{page}: #{anchor}"
+
+
+def test_each_measurement_has_its_head_and_a_line_in_the_index() -> None:
+    folder = ROOT / "docs" / "log"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for page in folder.glob("2*.md"):
+        text = page.read_text(encoding="utf-8")
+        title, date, head = re.split(r"\n\n", text, maxsplit=3)[:3]
+        assert page.name.startswith(f"{date}-"), page
+        assert f"| {date} | [{title.removeprefix('# ')}]({page.name}) |" in index, page
+        labels = re.findall(r"^- \*\*(\w+):\*\* \S", head, re.MULTILINE)
+        assert labels == ["Question", "Result", "Decision", "Machine", "Command"], page
 
 
 def test_each_trap_names_a_test_that_exists() -> None:

@@ -8,7 +8,7 @@ from kleinod.errors import InputError
 STAGES = ("text", "encode", "denoise", "decode", "preview")
 
 # Beyond this a pass gives no more pictures a second, only later ones. The CPU's was measured
-# (docs/log.md), the others' is a guess: three pictures of a megapixel.
+# (docs/log/2026-11-25-engine-load.md), the others' is a guess: three pictures of a megapixel.
 _BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
 
 

@@ -16,8 +16,8 @@ from kleinod.errors import InputError, KleinodError
 from kleinod.painting import Shape
 from kleinod.sampler import Sampler
 
-# What is decoded at once. More is slower on the CPU (docs/log.md), and the published decoder needs
-# 0.66 GB for each such piece.
+# What is decoded at once. More is slower on the CPU (docs/log/2026-11-25-engine-load.md), and the
+# published decoder needs 0.66 GB for each such piece.
 DECODE_PIXELS = 256 * 256
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 

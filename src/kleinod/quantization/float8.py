@@ -2,7 +2,8 @@
 
 Codes are E4M3 (no infinity, 448 at most) or E5M2. On the CPU a code's bits are moved into those of
 a wider float, whose exponent is then too small by a constant power of two, which the scale takes
-up: exact, and ten to thirty times faster than torch's own conversion (docs/log.md).
+up: exact, and ten to thirty times faster than torch's own conversion
+(docs/log/2026-11-25-fp8-expansion.md).
 Source: klein-facts B.2, B.3, B.6.
 """
 

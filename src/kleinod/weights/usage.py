@@ -5,7 +5,8 @@ Memory is an estimate, for one picture of the model's own size, without referenc
     held bytes   FP8, NVFP4, GGUF and 16-bit weights as stored, wider floats as bfloat16;
                  of the text encoder only the token table and the layers that are read
     activations  transformer and text encoder: 40 numbers of 2 bytes per token and width;
-                 autoencoder: 11 pictures of its finest width in 2 bytes (measured: docs/log.md)
+                 autoencoder: 11 pictures of its finest width in 2 bytes (measured:
+                 docs/log/2026-11-25-activation-memory.md)
     none         every component's held bytes + the largest activations
     model        the largest component with its own activations
 
