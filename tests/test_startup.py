@@ -149,9 +149,10 @@ def spy(text):
     return write(text)
 sys.stderr.write = spy
 sys.argv = ["kleinod", *ARGUMENTS]
-from kleinod.__main__ import main
+from kleinod import __main__
+__main__.exit_without_teardown = lambda status: None  # the line below is still to be printed
 try:
-    main()
+    __main__.main()
 except SystemExit:
     pass
 print("FIRST", seen)
