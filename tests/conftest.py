@@ -12,7 +12,7 @@ from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
 from kleinod.kernels import native
-from kleinod.server.database import Database
+from kleinod.server.job_queue.database import Database
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,14 +22,15 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
 import kleinod
-from kleinod import assembly, catalog
-from kleinod.assembly import load_sampler
+from kleinod import catalog
 from kleinod.cli import app
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
+from kleinod.diffusion import loading
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.provenance import container
 from kleinod.safety.pictures import Drawings
 from kleinod.safety.verdicts import SEXUAL
-from kleinod.sampler import Sampler
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -
 def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_tiny_model(tmp_path / "base", is_distilled=False)
     seen: dict[str, Any] = {}
-    resolve, load = Sampler.resolve, assembly.load_sampler
+    resolve, load = Sampler.resolve, loading.load_sampler
 
     def spied_resolve(self: Sampler, request: kleinod.ImageRequest) -> kleinod.ResolvedRequest:
         seen["request"] = seen.get("request", request)
@@ -178,7 +179,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         return load(model, **options)
 
     monkeypatch.setattr(Sampler, "resolve", spied_resolve)
-    monkeypatch.setattr(assembly, "load_sampler", spied_load)
+    monkeypatch.setattr(loading, "load_sampler", spied_load)
     _generated_json(
         model,
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
 from kleinod.cli.train import _record_listener
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, NumericalError
 from kleinod.training import checkpoints, finetune, preflight
 from kleinod.training.finetune import read_recipe
@@ -509,7 +509,7 @@ def test_reports_are_sentences_on_a_terminal(
 
 
 PRINTING = """
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 with progress_bars(quiet=False) as report:
     report("flow", 0.5)
     print("a line", flush=True)

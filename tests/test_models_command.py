@@ -9,13 +9,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from kleinod import catalog, hardware, hub
-from kleinod.assembly import load_sampler
+from kleinod import catalog, hub
 from kleinod.cli import app, pull
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError
-from kleinod.hardware import Memory
 from kleinod.request import Components
-from kleinod.weights import usage
+from kleinod.runtime import hardware
+from kleinod.runtime.hardware import Memory
+from kleinod.weights import requirements
 from kleinod.weights.folders import model_paths
 
 QUANTISED = (
@@ -83,7 +84,7 @@ def test_memory_of_a_published_model_is_the_inspections_estimate() -> None:
     known = catalog.KNOWN["klein-9b"]
     # held bytes, and the decoder's activations: 11 pictures of 1024 x 1024 and 128 channels
     held = 18_157_162_496 + 11_665_000_000 + 168_000_000
-    assert usage.published_memory(known) == {
+    assert requirements.published_memory(known) == {
         "none": held + 11 * 1024**2 * 128 * 2,
         "model": 18_157_162_496 + 4608 * 4096 * 2 * 40,
     }

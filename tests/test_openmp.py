@@ -23,7 +23,7 @@ def spin_count(code: str, **variables: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "code", ["import kleinod", "import kleinod.sampler", "from kleinod.cli import main"]
+    "code", ["import kleinod", "import kleinod.diffusion.sampler", "from kleinod.cli import main"]
 )
 def test_idle_threads_sleep_soon(code: str) -> None:
     assert 0 < int(spin_count(code)) < 300_000, "libgomp's own count"

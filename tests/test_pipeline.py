@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 import kleinod
+from kleinod.audit import audit_log_reader
+from kleinod.audit.audit_log import AuditLog
 from kleinod.catalog import config_folder
-from kleinod.provenance import audit_reading, verification
-from kleinod.provenance.audit import AuditLog
+from kleinod.provenance import verification
 from kleinod.safety.pictures import Drawings
 from kleinod.safety.verdicts import SEXUAL
 
@@ -372,7 +373,7 @@ def test_blocked_image_spoils_no_other(
     assert [entry["event"] for entry in entries] == [
         *("generated", "moderated", "generated", "generated")
     ]
-    assert not audit_reading.verify(AuditLog(tmp_path / "audit.jsonl")).problems
+    assert not audit_log_reader.verify(AuditLog(tmp_path / "audit.jsonl")).problems
 
 
 def test_blocked_image_of_several_prompts_is_named(

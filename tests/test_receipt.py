@@ -12,7 +12,7 @@ from PIL import Image
 from test_manifest import RECEIPT
 
 from kleinod import catalog
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError
 from kleinod.provenance import container, facts
 from kleinod.provenance import receipt as receipts

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import FilterError, InputError, ModeratedError
 from kleinod.safety import Guard, Policy, Screening, evaluation, guard, verdicts
 from kleinod.safety.pictures import Drawings, Photographs

@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 
 from kleinod.cli import app
 from kleinod.errors import InputError
-from kleinod.server.database import Database
-from kleinod.server.keys import Keys
-from kleinod.server.tables import KeyRow
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.tables import KeyRow
 
 
 def test_key_is_found_by_its_whole_text_only(database: Database) -> None:

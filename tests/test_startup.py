@@ -12,8 +12,8 @@ import torch
 
 import kleinod
 from kleinod.__main__ import is_slow
-from kleinod.models import attention_cuda, products
-from kleinod.models.graph_constants import constant_in_graphs
+from kleinod.compute import attention_cuda, matmul
+from kleinod.compute.graph_constants import constant_in_graphs
 
 # what a compiler needs and a plain picture does not
 _COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "networkx")
@@ -52,7 +52,7 @@ def test_constant_is_marked_as_torch_marks_it() -> None:
 
 def test_what_a_device_multiplies_is_a_constant_of_a_graph() -> None:
     def widened(x: torch.Tensor) -> torch.Tensor:
-        return x.to(products.product_dtype(x.dtype, x.device)) * 2
+        return x.to(matmul.product_dtype(x.dtype, x.device)) * 2
 
     def attended(x: torch.Tensor) -> torch.Tensor:
         return attention_cuda.attention(x, x, x)
@@ -115,7 +115,7 @@ def test_keys_are_made_listed_and_revoked_without_torch(
 
 def test_command_imports_no_other_command() -> None:
     own = {name for name in _modules("models") if name.startswith("kleinod.cli.")}
-    commands = {path.stem for path in Path(products.__file__).parents[1].glob("cli/*.py")}
+    commands = {path.stem for path in Path(matmul.__file__).parents[1].glob("cli/*.py")}
     others = commands & {"generate", "bench", "pull", "keys", "train", "serve", "inspect"}
     assert not own & {f"kleinod.cli.{name}" for name in others}
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kleinod.errors import InputError
-from kleinod.provenance import marking, pattern, payload_code, reading, watermark
+from kleinod.provenance import pattern, payload_code, reading, watermark, watermarking
 
 PAYLOAD = 0x5AC396F01E87
 COMMON = ("nothing", "JPEG 75", "WebP 80", "10 % darker", "cropped 10 % all round")
@@ -131,7 +131,7 @@ def test_mark_is_faint(name: str) -> None:
 def test_edge_leaves_its_flat_sides_alone() -> None:
     picture = np.full((256, 256, 3), 90, np.uint8)
     picture[:, 128:] = 170
-    change = marking.embed(picture, PAYLOAD).astype(int) - picture
+    change = watermarking.embed(picture, PAYLOAD).astype(int) - picture
     assert abs(change).max() == 1
 
 
@@ -169,7 +169,7 @@ def test_marking_costs_little_beside_writing_the_file() -> None:
     marking_s, writing_s = [], []
     for _ in range(10):
         start = time.process_time()
-        marking.embed(picture, PAYLOAD)
+        watermarking.embed(picture, PAYLOAD)
         marking_s.append(time.process_time() - start)
         start = time.process_time()
         Image.fromarray(picture).save(io.BytesIO(), "PNG")

@@ -14,6 +14,7 @@ from kleinod.version import __version__ as __version__
 
 if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.errors import (
         EngineClosedError,
         FilterError,
@@ -31,7 +32,6 @@ if _TYPE_CHECKING:
     from kleinod.request import Components, ImageRequest, ResolvedRequest
     from kleinod.request_warnings import RequestWarning
     from kleinod.safety.verdicts import Verdict
-    from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, GeneratedImage, Result
     from kleinod.session.pipeline import Pipeline, Step, StepStream, load
 
@@ -58,7 +58,7 @@ _HOMES = {
     "RequestWarning": "request_warnings",
     "ResolvedRequest": "request",
     "Result": "session",
-    "Sampler": "sampler",
+    "Sampler": "diffusion.sampler",
     "SigningError": "errors",
     "Step": "session.pipeline",
     "StepStream": "session.pipeline",

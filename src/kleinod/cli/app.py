@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kleinod
-from kleinod.cli import usage
+from kleinod.cli import usage_errors
 from kleinod.cli.commands import Group, LazyCommands
 from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError, ModeratedError
@@ -90,7 +90,7 @@ class _Root(Group):
         if near:
             return f"unknown command '{word}'; did you mean {near[0]}?"
         end = next((at for at, one in enumerate(args) if one.startswith("-")), len(args))
-        prompt = usage.quoted(" ".join(args[:end]))
+        prompt = usage_errors.quoted(" ".join(args[:end]))
         return f"unknown command '{word}'; to generate an image: kleinod generate {prompt}"
 
 
@@ -98,7 +98,7 @@ def _message(error: typer.TyperException) -> str:
     name, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     # typer's own exception for an unknown option is private; only it has possibilities
     if name and context is not None and hasattr(error, "possibilities"):
-        return usage.unknown_option(name, context)
+        return usage_errors.unknown_option(name, context)
     return error.format_message().replace("Value error, ", "")  # pydantic's words
 
 

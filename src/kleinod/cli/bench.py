@@ -14,7 +14,7 @@ import typer
 from kleinod import catalog
 from kleinod.bench.plan import Plan
 from kleinod.cli.options import Offload, OldOffload, Quiet, dtype_option, known_models, taking
-from kleinod.cli.progress import Report, progress_bars
+from kleinod.cli.progress_bars import Report, progress_bars
 from kleinod.errors import InputError
 from kleinod.extras import missing_package
 

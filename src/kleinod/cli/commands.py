@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from kleinod.cli import usage
+from kleinod.cli import usage_errors
 from kleinod.errors import InputError
 from kleinod.suggestions import unknown_name
 
@@ -25,7 +25,7 @@ class Command(TyperCommand):
 
     def __init__(self, name: str | None, **settings: Any) -> None:  # noqa: ANN401 - typer's
         super().__init__(name, **settings)
-        aliases = usage.aliases(self.params)
+        aliases = usage_errors.aliases(self.params)
 
         def normalize(token: str) -> str:
             plain = token.replace("_", "-")
@@ -41,7 +41,7 @@ class Command(TyperCommand):
         ctx.allow_extra_args = True
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
-            ctx.fail(usage.extra_words(ctx))
+            ctx.fail(usage_errors.extra_words(ctx))
         return ctx.args
 
     def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - what the command gives
@@ -49,7 +49,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            error.args = (usage.in_options(str(error), ctx), *error.args[1:])
+            error.args = (usage_errors.in_options(str(error), ctx), *error.args[1:])
             raise
 
 
@@ -108,7 +108,7 @@ def _refuse_empty_path(param: Any) -> None:  # noqa: ANN401 - typer's parameter
 
     def checked(ctx: Context, value: Any) -> Any:  # noqa: ANN401 - typer's signature
         if value == "" or (isinstance(value, list | tuple) and "" in value):
-            name = usage.shown_name(param)
+            name = usage_errors.shown_name(param)
             raise InputError(f"{name}: the path is empty; leave it out, or give a path")
         return process(ctx, value)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kleinod.cli import output
 from kleinod.cli.background import load_in_background
 from kleinod.cli.options import GenerateOptions, taking
-from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.progress_bars import Report, startup_status
 from kleinod.cli.prompts import read_prompt
 from kleinod.cli.stopwatch import Stopwatch
 from kleinod.display import printable
@@ -22,8 +22,8 @@ from kleinod.request import Components, ImageRequest
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.provenance.facts import ModelFile
-    from kleinod.sampler import Sampler
     from kleinod.session import BlockedImage, CheckedRequest, GeneratedImage
 
 
@@ -132,7 +132,7 @@ def _check(
     guard = own.guard
     if guard is not None:
         load_in_background(lambda: guard.filters)
-    from kleinod import assembly  # noqa: F401 - torch
+    from kleinod.diffusion import loading  # noqa: F401 - torch
 
     watch.lap("import")
     return session.check(request, own, kind)
@@ -143,11 +143,11 @@ def _load(
 ) -> "tuple[Sampler, list[ModelFile]]":
     """The model, and its files with their hashes."""
     report("loading", 0)
-    from kleinod import assembly
+    from kleinod.diffusion import loading
     from kleinod.provenance import facts
 
     components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
-    sampler = assembly.load_sampler(
+    sampler = loading.load_sampler(
         options.model,
         device=options.device,
         dtype=options.dtype,

@@ -15,7 +15,7 @@ from kleinod.display import printable
 from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
-    from kleinod.server.keys import KeyRecord, Keys
+    from kleinod.server.job_queue.api_keys import KeyRecord, Keys
 
 keys = typer.Typer(
     cls=Group, help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True
@@ -90,13 +90,14 @@ def revoke(
 def _opened(config: Path | None) -> "Iterator[Keys]":
     """The keys of the configured database. Raises InputError."""
     try:
-        from kleinod.server import database, keys, settings
+        from kleinod.server import settings
+        from kleinod.server.job_queue import api_keys, database
     except ModuleNotFoundError as error:
         raise missing_package("keys", str(error.name), extra="serve") from error
     opened = database.Database(settings.load(config).database)
     try:
         opened.migrate()
-        yield keys.Keys(opened)
+        yield api_keys.Keys(opened)
     finally:
         opened.close()
 

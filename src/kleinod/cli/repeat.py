@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kleinod.audit import audit_log
 from kleinod.cli import output
 from kleinod.cli.options import Quiet, dtype_option, known_models, taking
-from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.progress_bars import Report, startup_status
 from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.paths import open_regular_file, shown
-from kleinod.provenance import audit
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.images import OpenedReference
     from kleinod.provenance.receipt import Receipt
     from kleinod.provenance.repetition import Outcome
     from kleinod.provenance.verification import Evidence
-    from kleinod.sampler import Sampler
     from kleinod.session import CheckedRequest
 
 _PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
@@ -90,7 +90,7 @@ def repeat(options: RepeatOptions) -> None:
 
     if place is not None:
         data = container.encoded(repeated, "PNG", new)
-        audit.append(audit.generated(new, data))
+        audit_log.append(audit_log.generated(new, data))
         missing = place.missing_folder()
         place.write(data, seed=0, index=0, count=1)
         if not options.quiet:
@@ -220,9 +220,9 @@ def _model(options: RepeatOptions, old: "Receipt") -> str:
 
 
 def _load(options: RepeatOptions, model: str, old: "Receipt", report: Report) -> "Sampler":
-    from kleinod import assembly
+    from kleinod.diffusion import loading
 
-    return assembly.load_sampler(
+    return loading.load_sampler(
         model,
         device=options.device or _known_device(old["device"]["type"]),
         dtype=options.dtype or old["numbers"]["dtype"],

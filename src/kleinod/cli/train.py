@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 from kleinod.display import printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from kleinod import catalog, fileio
-from kleinod.models.products import told
+from kleinod.compute.matmul import told
+from kleinod.diffusion.sampler import Sampler
 from kleinod.provenance.receipt import (
     ROBUST,
     SCHEMA,
@@ -24,7 +25,6 @@ from kleinod.provenance.receipt import (
 from kleinod.provenance.watermark import VERSION
 from kleinod.quantization import int8
 from kleinod.request import Components, ResolvedRequest
-from kleinod.sampler import Sampler
 from kleinod.version import __version__
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint

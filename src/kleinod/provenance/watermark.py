@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kleinod.errors import InputError
-from kleinod.provenance import marking, marking_v1
+from kleinod.provenance import marking_v1, watermarking
 from kleinod.provenance.payload_code import PAYLOAD_BITS
 from kleinod.provenance.reading import Reading
 from kleinod.provenance.reading import read as read_luma
@@ -20,7 +20,7 @@ __all__ = ["PAYLOAD_BITS", "VERSION", "Reading", "mark", "read"]
 
 # what receipts name; one without a version means 1, whose strength on flat surfaces was 1.9 levels
 VERSION = 2
-_EMBED = {1: marking_v1.marked, 2: marking.embed}
+_EMBED = {1: marking_v1.marked, 2: watermarking.embed}
 
 
 def mark(image: Image.Image, payload: int, *, version: object = VERSION) -> Image.Image:

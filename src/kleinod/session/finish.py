@@ -6,8 +6,9 @@ from functools import partial
 
 from PIL import Image
 
+from kleinod.audit import audit_log
 from kleinod.errors import InputError, ModeratedError, SigningError
-from kleinod.provenance import audit, container, manifest, reference_mark, watermark
+from kleinod.provenance import container, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.receipt import Receipt
 from kleinod.session.prepare import PreparedRequest, Signing, recorded_blocks
@@ -61,7 +62,7 @@ def _finish_one(
         signing = None
         marked, receipt = mark(image, draft | {"c2pa": "failed"})
         data = encode_file(marked, receipt, output.format_name, None, quality=output.quality)
-    checked.session.audit.record(audit.generated(receipt, data))
+    checked.session.audit.record(audit_log.generated(receipt, data))
     return GeneratedImage(
         index=index,
         image=marked,
@@ -83,7 +84,7 @@ def _encode_again(
     container.check_mark(receipt["watermark"]["method"], format_name)
     container.check_words(receipts.words_of(receipt), format_name)
     data = encode_file(marked, receipt, format_name, signing)
-    prepared.checked.session.audit.record(audit.generated(receipt, data))
+    prepared.checked.session.audit.record(audit_log.generated(receipt, data))
     return data
 
 

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kleinod import assembly, preview
 from kleinod.catalog import ModelInfo
 from kleinod.diffusers_names import hint_on_pipeline
+from kleinod.diffusion import loading, preview
+from kleinod.diffusion.sampler import Sampler
 from kleinod.display import quoted
 from kleinod.errors import InputError
 from kleinod.keywords import check_keywords
@@ -32,7 +33,6 @@ from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest, as_integer
 from kleinod.request_warnings import RequestWarning
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
-from kleinod.sampler import Sampler
 from kleinod.session.finish import finish
 from kleinod.session.prepare import OutputOptions, PreparedRequest, Session, check, prepare
 from kleinod.session.results import BlockedImage, GeneratedImage, Result
@@ -308,11 +308,10 @@ def load(
     `safety.toml` says, else on. safety_tolerance: 0 (strict) to 5 (loose). progress: as in
     `Pipeline.generate`. Raises InputError, WeightsError, MemoryLimitError.
     """
-    components = _components(components)
-    offload = _offload(offload, residency)
+    components, offload = _components(components), _offload(offload, residency)
     session = Session.configured(safety=safety, tolerance=safety_tolerance, provenance=provenance)
     with progress_line(progress) as report:
-        sampler = assembly.load_sampler(
+        sampler = loading.load_sampler(
             model,
             device=device,
             dtype=dtype,

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kleinod import catalog, images
+from kleinod.audit import audit_log
+from kleinod.audit.audit_log import Event
 from kleinod.display import quoted
 from kleinod.errors import InputError, ModeratedError
 from kleinod.images import OpenedReference
-from kleinod.provenance import audit, authority, container, manifest
-from kleinod.provenance.audit import Event
+from kleinod.provenance import authority, container, manifest
 from kleinod.provenance.authority import Identity
 from kleinod.provenance.ingredients import Ingredient, read_ingredients
 from kleinod.provenance.receipt import ProvenanceOptions, Receipt
@@ -25,8 +26,8 @@ from kleinod.safety.policy import NOTE
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.provenance.facts import ModelFile
-    from kleinod.sampler import Sampler
 
 
 class AuditTrail(Protocol):
@@ -44,13 +45,13 @@ class ConfiguredAudit:
 
     def check(self) -> None:
         """Raise InputError where the log cannot be written."""
-        log = audit.configured()
+        log = audit_log.configured()
         if log is not None:
             log.check()
 
     def record(self, event: Event) -> None:
         """Write an event. Raises InputError."""
-        audit.append(event)
+        audit_log.append(event)
 
 
 @dataclass(frozen=True, repr=False)
@@ -244,7 +245,7 @@ def recorded_blocks(session: Session, prompt: str | None) -> Iterator[None]:
         yield
     except ModeratedError as error:
         words = None if session.provenance.private else prompt
-        session.audit.record(audit.moderated(error, prompt=words))
+        session.audit.record(audit_log.moderated(error, prompt=words))
         raise
 
 
