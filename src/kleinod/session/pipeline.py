@@ -8,7 +8,7 @@ model for engines and research.
 import inspect
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -209,15 +209,11 @@ class Pipeline(metaclass=_PipelineType):
             seed=seed,
             num_images=num_images,
         )
-        output = OutputOptions(_format_name(format), as_integer(quality))
-        if quality is not None and output.format_name == "PNG":
-            _log.warning("quality: %s has no effect on a PNG, which loses nothing", quality)
         try:
-            return self.stream_request(request, output)
+            return self.stream_request(request, _output(format, quality))
         except InputError as error:
             # in the spelling that the caller used
-            short = {"num_inference_steps": steps, "guidance_scale": guidance}
-            typed = [key for key, value in short.items() if value is not None]
+            typed = {"num_inference_steps": steps, "guidance_scale": guidance}
             raise _respelled(error, typed) from None
 
     def stream_request(
@@ -353,10 +349,18 @@ def _either(short: str, short_value: Any, name: str, value: Any) -> Any:  # noqa
     return value if short_value is None else short_value
 
 
-def _respelled(error: InputError, names: Sequence[str]) -> InputError:
+def _output(format: str, quality: int | None) -> OutputOptions:
+    """The kind of file. Raises InputError."""
+    output = OutputOptions(_format_name(format), as_integer(quality))
+    if quality is not None and output.format_name == "PNG":
+        _log.warning("quality: %s has no effect on a PNG, which loses nothing", quoted(quality))
+    return output
+
+
+def _respelled(error: InputError, typed: Mapping[str, object]) -> InputError:
     """The error with its field as the caller spelled it: steps for num_inference_steps."""
     field_name, colon, rest = str(error).partition(":")
-    if field_name in names:
+    if typed.get(field_name) is not None:
         error.args = (f"{_SHORT[field_name]}{colon}{rest}", *error.args[1:])
     return error
 
