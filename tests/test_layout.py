@@ -158,3 +158,12 @@ def test_architecture_page_names_every_module() -> None:
     present = {path.relative_to(ROOT).parts[0] for path in MODULES}
     missing = {f"{name}/" if "." not in name else name for name in present - {"__main__.py"}}
     assert {name for name in missing if f"`{name}`" not in page} == set()
+
+
+# the same thing in two places
+SHARED_NAMES = {"app.py", "convert.py", "request_warnings.py", "vocabulary.py"}
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.name for path in MODULES if path.name != "__init__.py"]
+    assert {name for name in names if names.count(name) > 1} == SHARED_NAMES

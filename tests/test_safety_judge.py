@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kleinod.errors import InputError
-from kleinod.safety.judge import Judge
+from kleinod.safety.language_model import Judge
 from kleinod.safety.verdicts import JUDGED, PROMPT
 
 

@@ -171,7 +171,7 @@ def _makers(policy: Policy) -> Iterator[tuple[str, Callable[[], Filter]]]:
 
 
 def _judge(folder: Path) -> Filter:
-    from kleinod.safety.judge import Judge  # late: torch
+    from kleinod.safety.language_model import Judge  # late: torch
 
     return Judge(folder)
 

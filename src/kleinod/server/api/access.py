@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kleinod.server.api import native
+from kleinod.server.api import own_routes
 from kleinod.server.api.context import Context
 from kleinod.server.api.problems import OPENAI_PATHS, Problem, answer
 from kleinod.server.untrusted.urls import host_name, normal_origin
@@ -50,7 +50,7 @@ class Access:
         if path in HEALTH:
             return None, ""
         if not service.is_ready or self.context.is_stopping:
-            return (native.not_ready(self.context) if is_guarded else None), ""
+            return (own_routes.not_ready(self.context) if is_guarded else None), ""
         if not await service.has_keys():
             return self._stranger(scope, headers), ""
         return await self._holder(path, headers) if is_guarded else (None, "")
