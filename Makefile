@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # compiled with the package
 KERNELS := $(wildcard src/kleinod/kernels/*.[ch])
 PROMPT ?= a fox on a blue background
+# processes that share the tests; each takes up to 4 GB
+JOBS ?= 2
 # cpu: PyTorch without CUDA, 1.3 GB installed instead of 5.8 (Linux; elsewhere there is no other)
 TORCH ?=
 TORCH_CPU := https://download.pytorch.org/whl/cpu
@@ -29,12 +31,12 @@ picture: $(VENV)/.installed
 # Everything that needs no accelerator. The C compiler must be there before the package is installed.
 test: system_packages
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -q -m "not gpu"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m "not gpu" -n $(JOBS) --dist loadfile
 	@echo "The tests passed; make picture paints a picture."
 
 # Under two minutes on two cores.
 quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist loadfile
 
 # What tests need and pip cannot install: Chromium, PostgreSQL, a C compiler; where this user may.
 system_packages:

@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kleinod.compute.attention import inexact
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
-from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
 from kleinod.memory import use_large_pages
-from kleinod.models.attention import inexact
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Linear
-from kleinod.weights.keys import TRANSFORMER, to_diffusers
+from kleinod.weights.key_maps import TRANSFORMER, to_diffusers
 
 CONFIG = TransformerConfig(num_layers=1, num_single_layers=3)
 TEXT = TextEncoderConfig(num_hidden_layers=3, vocab_size=1000)

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 import kleinod
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.engine import Engine, EngineOptions, Finished, Mailbox
-from kleinod.sampler import Sampler
 
 THINGS = ("fox", "owl", "cat", "apple", "ship", "house", "tree", "cup", "star", "key", "fish")
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "purple", "orange")

@@ -16,9 +16,9 @@ import torch
 from blocks_cpu import CONFIG, STEPS, TEXT, _filled, _int8
 from torch import nn
 
+from kleinod.compute import workspace
 from kleinod.kernels import native
 from kleinod.memory import use_large_pages
-from kleinod.models import scratch
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 
@@ -58,15 +58,15 @@ def _pairs() -> dict[str, Pair]:
     double, singles = transformer.double_blocks[0], transformer.single_blocks
 
     def run_double() -> None:
-        with scratch.kept(True):
-            scratch.again()
+        with workspace.kept(True):
+            workspace.again()
             double(x[:, WORDS:], x[:, :WORDS], rotation, mod, mod)
 
     def run_singles() -> None:
-        with scratch.kept(True):
+        with workspace.kept(True):
             y = x
             for block in singles:
-                scratch.again()
+                workspace.again()
                 y = block(y, rotation, mod)
 
     streams = (double.img_attn, double.img_mlp), (double.txt_attn, double.txt_mlp)

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import attacks
 from test_manifest import RECEIPT
 
-from kleinod.provenance import audit, container, manifest
+from kleinod.audit import audit_log
+from kleinod.provenance import container, manifest
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.safety import Guard, Policy
 from kleinod.session import prepare_signing
@@ -40,7 +41,7 @@ def main() -> None:
         os.environ["KLEINOD_HOME"] = folder
         signing = prepare_signing(ProvenanceOptions())
         assert signing is not None
-        log = audit.AuditLog(Path(folder) / "audit.jsonl")
+        log = audit_log.AuditLog(Path(folder) / "audit.jsonl")
         marked, receipt = mark(picture, DRAFT)
         print("| what | PNG | JPEG | WebP | AVIF |\n|---|---|---|---|---|")
         _row("mark, receipt, hashes of the pixels", 4 * [lambda: mark(picture, DRAFT)])
@@ -59,8 +60,8 @@ def main() -> None:
                 for n in NAMES
             ],
         )
-        event = audit.generated(receipt, files["PNG"])
-        _row("audit log", 4 * [lambda: audit.append(event, log)])
+        event = audit_log.generated(receipt, files["PNG"])
+        _row("audit log", 4 * [lambda: audit_log.append(event, log)])
     guard = Guard.load(Policy(has_own_filters=False))
     _row("result judged", 4 * [lambda: guard.check_result(picture)])
     words = ", ".join(f"{thing} {index}" for index, thing in enumerate(THINGS * 12)).split()

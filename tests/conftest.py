@@ -12,7 +12,7 @@ from postgres import Postgres, started
 from tiny_folder import save_tiny_model
 
 from kleinod.kernels import native
-from kleinod.server.database import Database
+from kleinod.server.job_queue.database import Database
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -25,6 +25,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         python = os.path.relpath(sys.executable)
         terminalreporter.write_line(f"Run only what failed: {python} -m pytest --last-failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Processes that share the tests report to the first one in UTF-8, without lone surrogates."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")

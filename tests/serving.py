@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kleinod.server import settings as settings_module
-from kleinod.server.jobs import Job, JobEnded, NewJob
+from kleinod.server.job_queue.job import Job, JobEnded, NewJob
+from kleinod.server.job_queue.webhooks import Post
 from kleinod.server.service import Service
 from kleinod.server.settings import Settings
-from kleinod.server.webhooks import Post
 
 SIDE = 64
 Value = Any  # of a setting, or of a field of NewJob

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kleinod.config import TransformerConfig
-from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
 from kleinod.models.transformer import Transformer
-from kleinod.weights import loading
+from kleinod.weights import build
 
 # 3 + 6 blocks of width 1536: 305 million numbers
 MIDDLE = TransformerConfig(
@@ -118,7 +118,7 @@ def _measure(path: Path) -> dict[str, dict[str, int]]:
     # what the libraries take at their first use is not the file's
     torch.nn.functional.linear(torch.ones(64, 64).bfloat16(), torch.ones(64, 64).bfloat16())
     seen = {"before": memory()}
-    module = loading.open_transformer(path).filled(torch.device("cpu"), torch.bfloat16)
+    module = build.open_transformer(path).filled(torch.device("cpu"), torch.bfloat16)
     seen["loaded"] = memory()
     velocity = _forward(module)
     seen["used"] = memory()

@@ -13,15 +13,12 @@ from tiny_folder import AUTOENCODER, TEXT_ENCODER, TEXT_LAYERS, TRANSFORMER
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kleinod import latents, sampling
-from kleinod.acceleration.compiling import blocks, compile_blocks, is_wanted
-from kleinod.acceleration.graphs import MAX_RECORDINGS, GraphRunner
-from kleinod.acceleration.streaming import BlockStream, resident_count, streamed
+from kleinod.compute.matmul import JoinedLinear
+from kleinod.diffusion import latents, sampling
+from kleinod.diffusion.denoising import Conditions, Painting, Shape, advance
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.products import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
-from kleinod.painting import Conditions, Painting, Shape, advance
 from kleinod.quantization.float8 import Float8Weight
 from kleinod.quantization.scaled_float8 import (
     ScaledFloat8Linear,
@@ -31,6 +28,9 @@ from kleinod.quantization.scaled_float8 import (
     with_float8_products,
 )
 from kleinod.quantization.stored import StoredLinear
+from kleinod.runtime.block_streaming import BlockStream, resident_count, streamed
+from kleinod.runtime.compiling import blocks, compile_blocks, is_wanted
+from kleinod.runtime.cuda_graphs import MAX_RECORDINGS, GraphRunner
 
 CPU = torch.device("cpu")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

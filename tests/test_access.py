@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from http_server import SMALL, Server, finished, serving, wait_until
 
-from kleinod.server import access
-from kleinod.server.database import Database
-from kleinod.server.keys import Keys
+from kleinod.server.api import access
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.database import Database
 
 KLEIN, PAINT = "/v1/flux-2-klein-4b", "/v1/images/generations"
 MAX_BODY_BYTES = 200_000

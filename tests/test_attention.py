@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kleinod.assembly import load_sampler
-from kleinod.models import attention
+from kleinod.compute import attention
+from kleinod.diffusion.loading import load_sampler
 
 
 def _heads(length: int, *, scale: float = 1.0, batch: int = 1) -> tuple[Tensor, ...]:

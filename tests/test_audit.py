@@ -13,10 +13,10 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner
 
 import kleinod
+from kleinod.audit import audit_log, audit_log_reader
+from kleinod.audit.audit_log import AuditLog, Event
 from kleinod.cli import app
 from kleinod.errors import InputError, ModeratedError
-from kleinod.provenance import audit, audit_reading
-from kleinod.provenance.audit import AuditLog, Event
 from kleinod.safety.pictures import Drawings
 from kleinod.safety.verdicts import SEXUAL
 
@@ -36,11 +36,11 @@ def _lines(log: AuditLog) -> list[bytes]:
 
 
 def _problems(log: AuditLog) -> str:
-    return "; ".join(audit_reading.verify(log).problems)
+    return "; ".join(audit_log_reader.verify(log).problems)
 
 
 def test_log_is_whole_as_it_was_written(log: AuditLog) -> None:
-    report = audit_reading.verify(log)
+    report = audit_log_reader.verify(log)
     assert (report.problems, report.notes, report.num_lines) == ((), (), 6)
     entries = [json.loads(line) for line in _lines(log)]
     assert [entry["index"] for entry in entries] == list(range(6))
@@ -91,16 +91,16 @@ def test_missing_head_is_seen(log: AuditLog) -> None:
 
 
 def test_log_written_anew_is_seen_by_a_hash_noted_elsewhere(log: AuditLog) -> None:
-    noted = audit_reading.verify(log).hash
+    noted = audit_log_reader.verify(log).hash
     for _ in range(3):
         log.append(Event("generated"))
-    assert not audit_reading.verify(log, expected=noted).problems
+    assert not audit_log_reader.verify(log, expected=noted).problems
     for path in (log.path, log.head_path):
         path.unlink()
     for _ in range(9):
         log.append(Event("generated"))
     assert not _problems(log)
-    assert f"the expected line {noted}" in audit_reading.verify(log, expected=noted).problems[0]
+    assert f"the expected line {noted}" in audit_log_reader.verify(log, expected=noted).problems[0]
 
 
 # Crashes
@@ -114,7 +114,7 @@ def test_half_line_of_a_crash_is_told_and_harmless(log: AuditLog, num_bytes: int
     # as a crash leaves it: a part of the line, the head of before
     log.path.write_bytes(whole + written[:num_bytes])
     log.head_path.write_bytes(head)
-    report = audit_reading.verify(log)
+    report = audit_log_reader.verify(log)
     assert report.problems == () and "half written, by a crash" in report.notes[0]
     log.append(Event("generated", facts={"seed": 7}))
     assert _problems(log) == ""
@@ -140,7 +140,7 @@ def test_head_left_behind_by_a_crash_is_no_fault(log: AuditLog) -> None:
 def test_killed_writers_leave_a_whole_log(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     code = (
-        "import sys; from pathlib import Path; from kleinod.provenance.audit import *\n"
+        "import sys; from pathlib import Path; from kleinod.audit.audit_log import *\n"
         "log = AuditLog(Path(sys.argv[1])); print('ready', flush=True)\n"
         "while True: log.append(Event('generated', prompt='a fox'))"
     )
@@ -158,16 +158,16 @@ def test_killed_writers_leave_a_whole_log(tmp_path: Path) -> None:
 def test_many_processes_write_one_chain(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     code = (
-        "import sys; from pathlib import Path; from kleinod.provenance.audit import *\n"
+        "import sys; from pathlib import Path; from kleinod.audit.audit_log import *\n"
         "log = AuditLog(Path(sys.argv[1]))\n"
         "for n in range(25): log.append(Event('generated', key=sys.argv[2], prompt='a fox'))"
     )
     command = [sys.executable, "-c", code, str(log.path)]
     writers = [subprocess.Popen([*command, str(n)], env=os.environ) for n in range(4)]
     assert [writer.wait() for writer in writers] == [0] * 4
-    report = audit_reading.verify(log)
+    report = audit_log_reader.verify(log)
     assert (report.problems, report.num_lines) == ((), 100)
-    counts = audit_reading.summary(log).keys
+    counts = audit_log_reader.summary(log).keys
     assert {key: counts[key]["generated"] for key in counts} == dict.fromkeys("0123", 25)
     # one key for all: the same prompt has the same hash
     assert len({json.loads(line)["prompt_hmac"] for line in _lines(log)}) == 1
@@ -189,33 +189,33 @@ def test_prompts_are_kept_where_it_is_configured(
 ) -> None:
     monkeypatch.setenv("KLEINOD_AUDIT_LOG", str(tmp_path / "a.jsonl"))
     monkeypatch.setenv("KLEINOD_AUDIT_PROMPTS", "plain")
-    audit.append(Event("generated", prompt="ein Fuchs im Grünen"))
+    audit_log.append(Event("generated", prompt="ein Fuchs im Grünen"))
     assert json.loads((tmp_path / "a.jsonl").read_text())["prompt"] == "ein Fuchs im Grünen"
     monkeypatch.setenv("KLEINOD_AUDIT_PROMPTS", "sometimes")
     with pytest.raises(InputError, match="KLEINOD_AUDIT_PROMPTS: 'sometimes' is neither"):
-        audit.configured()
+        audit_log.configured()
 
 
 def test_log_is_off_unless_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KLEINOD_AUDIT_LOG", raising=False)
-    assert audit.configured() is None
-    default = audit.configured(default=audit.default_path())
-    assert default is not None and default.path == audit.default_path()
+    assert audit_log.configured() is None
+    default = audit_log.configured(default=audit_log.default_path())
+    assert default is not None and default.path == audit_log.default_path()
     monkeypatch.setenv("KLEINOD_AUDIT_LOG", "off")
-    assert audit.configured(default=audit.default_path()) is None
+    assert audit_log.configured(default=audit_log.default_path()) is None
     monkeypatch.setenv("KLEINOD_AUDIT_LOG", "on")
-    assert audit.configured() == AuditLog(audit.default_path())
+    assert audit_log.configured() == AuditLog(audit_log.default_path())
 
 
 def test_what_a_filter_stopped_is_counted_by_category(log: AuditLog) -> None:
     verdict = SimpleNamespace(category="gore", filter="words", version="1")
     stopped = SimpleNamespace(moment="prompt", verdicts=(verdict, verdict))
-    log.append(audit.moderated(stopped, key="key-1", prompt="something"))
-    found = audit_reading.summary(log)
+    log.append(audit_log.moderated(stopped, key="key-1", prompt="something"))
+    found = audit_log_reader.summary(log)
     assert found.categories == {"hate": 1, "gore": 2}
     assert found.keys["key-1"] == {"generated": 2, "moderated": 1}
-    assert audit_reading.summary(log, since="2999").events == {}
-    assert audit_reading.summary(log, until="2000").events == {}
+    assert audit_log_reader.summary(log, since="2999").events == {}
+    assert audit_log_reader.summary(log, until="2000").events == {}
 
 
 # On the command line
@@ -278,7 +278,9 @@ def test_repeat_tells_the_log_of_its_picture_and_of_what_is_stopped(
     assert _run(*again)[0] == 3
     entries = [json.loads(line) for line in _lines(log)]
     assert [entry["event"] for entry in entries] == ["generated", "moderated"]
-    assert entries[0]["facts"]["file_sha256"] == audit.line_hash((tmp_path / "b.png").read_bytes())
+    assert entries[0]["facts"]["file_sha256"] == audit_log.line_hash(
+        (tmp_path / "b.png").read_bytes()
+    )
 
 
 def test_log_that_cannot_be_written_stops_before_the_painting(

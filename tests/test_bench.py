@@ -24,7 +24,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.bench import random_model
 from kleinod.bench.chart import COLOURS, PAPER, drawn
 from kleinod.bench.comparison import Comparison, Engine, summarised
@@ -33,6 +32,7 @@ from kleinod.bench.process import Worker
 from kleinod.bench.random_model import Geometry, RandomModel
 from kleinod.bench.work import autoencoder_work, step_work, text_work
 from kleinod.cli import app
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, KleinodError
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder

@@ -170,7 +170,7 @@ def test_name_that_is_close_gets_a_suggestion(hub: Path, name: str, meant: str) 
         ("nothing.gguf", r"model: there is no file or folder nothing\.gguf"),
         ("models/nothing/here", "model: there is no file or folder models/nothing/here"),
         ("./x", r"model: there is no file or folder \./x"),
-        ("x" * 5000, "model: cannot read x+ .File name too long"),
+        ("x" * 5000, "model: cannot read x+… .File name too long"),
         ("zebra", "model: zebra is neither a path nor a known model; give a path or one of mini"),
         ("a\0b", "model: cannot read"),
     ],

@@ -22,12 +22,15 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
 import kleinod
-from kleinod import assembly, catalog
-from kleinod.assembly import load_sampler
+from kleinod import catalog
 from kleinod.cli import app
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
+from kleinod.diffusion import loading
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.provenance import container
-from kleinod.sampler import Sampler
+from kleinod.safety.pictures import Drawings
+from kleinod.safety.verdicts import SEXUAL
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,51 @@ def _assert_refused(result: Result, message: str, folder: Path) -> None:
 # Pictures and reports
 
 
+@pytest.mark.parametrize("name", ["new", "new/deeper", "new/deeper/fox.png"])
+def test_created_folder_is_reported(tiny_model: Path, folder: Path, name: str) -> None:
+    result = _generate(tiny_model, "-o", name)
+    created = name.removesuffix("/fox.png")
+    assert result.exit_code == 0 and f"created folder {created}\n" in result.stderr
+    assert "created folder" not in _generate(tiny_model, "-o", name).stderr
+    assert "created" not in _generate(tiny_model, "-q", "-o", f"quiet/{name}").output
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_blocked_image_is_named_among_several(
+    tiny_model: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter([0.95, 0.1, 0.95, 0.1] * 2)
+    monkeypatch.setattr(Drawings, "scores", lambda *_: {SEXUAL: next(turns)})
+    result = _generate(tiny_model, "--seed", 7, "-n", count)
+    assert result.exit_code == 3
+    one, three = (f"image {i} of {count} (seed {6 + i}, prompt 'a cat')" for i in (1, 3))
+    line = result.stderr.splitlines()[-1]
+    where = {1: "", 2: f"{one}: ", 4: f"{one}, {three}: "}[count]
+    assert line.startswith(f"moderated: {where}the result was blocked: sexual content")
+    turns = iter([0.95, 0.1, 0.95, 0.1])
+    private = _generate(tiny_model, "--seed", 7, "-n", count, "--private", "--json")
+    assert "a cat" not in private.stderr
+    facts = json.loads(private.stdout)
+    assert [one["seed"] for one in facts["moderated"]] == [7, 9][: max(1, count // 2)]
+
+
+@pytest.mark.parametrize("option", ["--offload", "--residency"])
+@pytest.mark.parametrize(("word", "policy"), [("sequential", "model"), ("all", "none")])
+def test_old_words_of_offload_are_understood(
+    tiny_model: Path, option: str, word: str, policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _generate(tiny_model, option, word).exit_code == 0
+    assert f"offload: '{word}' is deprecated" in caplog.text and f"give '{policy}'" in caplog.text
+    assert "--offload: 'nope' is unknown" in _generate(tiny_model, option, "nope").stderr
+
+
+@pytest.mark.parametrize("name", ["fp32", "float32", "torch.float32", "bf16", "BF16"])
+def test_number_formats_have_several_spellings(tiny_model: Path, name: str) -> None:
+    assert _generate(tiny_model, "--dtype", name).exit_code == 0
+    assert "float16 is slow" in _generate(tiny_model, "--dtype", "fp16").stderr
+    assert "--dtype: 'f8' is unknown; give float32" in _generate(tiny_model, "--dtype", "f8").stderr
+
+
 def test_picture_is_written_and_reported(tiny_model: Path, folder: Path) -> None:
     result = _generate(tiny_model, "--seed", 7)
     assert result.exit_code == 0
@@ -85,7 +133,8 @@ def test_picture_is_written_and_reported(tiny_model: Path, folder: Path) -> None
 
 def test_json_is_one_object(tiny_model: Path, folder: Path) -> None:
     summary = _generated_json(tiny_model, "--seed", 7, "--width", 64, "-o", "a.png")
-    expected = {*("images", "num_moderated", "warnings", "model", "timings", "peak_memory_bytes")}
+    expected = {*("images", "num_moderated", "moderated", "warnings", "model", "timings")}
+    expected |= {"peak_memory_bytes"}
     assert summary.keys() == expected
     assert summary["model"] == "tiny"
     digest = hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
@@ -119,7 +168,7 @@ def test_picture_is_the_one_that_python_paints(tiny_model: Path, folder: Path) -
 def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_tiny_model(tmp_path / "base", is_distilled=False)
     seen: dict[str, Any] = {}
-    resolve, load = Sampler.resolve, assembly.load_sampler
+    resolve, load = Sampler.resolve, loading.load_sampler
 
     def spied_resolve(self: Sampler, request: kleinod.ImageRequest) -> kleinod.ResolvedRequest:
         seen["request"] = seen.get("request", request)
@@ -130,7 +179,7 @@ def test_every_option_reaches_the_request(tmp_path: Path, monkeypatch: pytest.Mo
         return load(model, **options)
 
     monkeypatch.setattr(Sampler, "resolve", spied_resolve)
-    monkeypatch.setattr(assembly, "load_sampler", spied_load)
+    monkeypatch.setattr(loading, "load_sampler", spied_load)
     _generated_json(
         model,
         *("--width", 64, "--height", 80, "--steps", 3, "--guidance", 3.0, "--seed", 5, "-n", 2),

@@ -1,5 +1,7 @@
 """Command lines typed by habit: what is understood, and what is said of the rest."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,126 @@ def _error(*arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def _nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kleinod, "load", None)  # calling it would be a TypeError
+
+
+# Paths
+
+
+@pytest.fixture
+def odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named pipe, a socket and a folder in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")  # the name stays
+
+
+@pytest.mark.usefixtures("odd_paths")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["audit", "verify"],
+        ["audit", "summary"],
+        ["verify"],
+        ["repeat"],
+        ["train"],
+        ["inspect"],
+        ["models"],
+        ["keys", "list", "--config"],
+        ["serve", "--config"],
+        ["generate", "a fox", "--reference"],
+        ["generate", "a fox", "--model"],
+        ["evaluate", "pictures", "--model"],
+        ["bench", "--model"],
+        ["convert", "out.safetensors", "--to", "bfl"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("path", ["pipe", "socket", "folder", "/dev/null", "/dev/zero"])
+def test_what_is_no_file_is_refused_at_once(command: list[str], path: str) -> None:
+    message = _error(command[0], path, *command[1:]) if "convert" in command else None
+    message = message or _error(*command, path)
+    assert path in message and len(message) < 400
+
+
+@pytest.mark.usefixtures("odd_paths")
+@pytest.mark.parametrize("option", ["--text-encoder", "--autoencoder", "--tokenizer"])
+@pytest.mark.parametrize("path", ["pipe", "socket", "/dev/zero", "https://example.org/a.gguf"])
+def test_part_that_is_no_file_is_refused(tiny_model: Path, option: str, path: str) -> None:
+    message = _error("generate", "a fox", "--model", str(tiny_model), option, path)
+    assert message.startswith(f"{option}: {path.replace('//', '/')} is a")
+
+
+@pytest.mark.usefixtures("odd_paths")
+def test_picture_does_not_replace_a_named_pipe() -> None:
+    os.rename("pipe", "pipe.png")
+    assert "pipe.png (a named pipe" in _error("generate", "a fox", "-o", "pipe.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["generate", "a fox", "-r", ""], "--reference"),
+        (["generate", "a fox", "--reference="], "--reference"),
+        (["generate", "a fox", "-o", ""], "--output"),
+        (["generate", "a fox", "--model", ""], "--model"),
+        (["generate", "a fox", "--receipt", ""], "--receipt"),
+        (["generate", "a fox", "--text-encoder", ""], "--text-encoder"),
+        (["verify", ""], "PICTURE"),
+        (["train", ""], "CONFIG"),
+        (["audit", "verify", ""], "FILE"),
+        (["keys", "list", "--config", ""], "--config"),
+    ],
+)
+def test_empty_path_is_refused(arguments: list[str], field: str) -> None:
+    message = _error(*arguments)
+    assert message.startswith(f"{field}: the ") and " is empty; " in message
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("https://huggingface.co/owner/name", "`kleinod pull owner/name`"),
+        ("https://hf.co/owner/name/tree/main", "`kleinod pull owner/name`"),
+        ("hf://owner/name", "`kleinod pull owner/name`"),
+        ("https://example.org/a.safetensors", "download it"),
+        ("s3://bucket/model", "download it"),
+        ("file:///home/a/model", "download it"),
+    ],
+)
+@pytest.mark.parametrize("command", [["generate", "a fox", "--model"], ["inspect"], ["models"]])
+def test_url_of_a_model_gets_a_remedy(command: list[str], url: str, remedy: str) -> None:
+    message = _error(*command, url)
+    assert url in message and remedy in message
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "HTTP://a/b.jpg", "s3://a/b.png"])
+def test_url_of_a_reference_gets_a_remedy(url: str) -> None:
+    assert "download it" in _error("generate", "a fox", "-r", url)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "a fox", "--model", "x" * 5000],
+        ["generate", "a fox", "--model", "a/" * 3000],
+        ["generate", "a fox", "-r", "x" * 5000],
+        ["generate", "a fox", "-o", "x" * 5000 + ".png"],
+        ["generate", "a fox", "-o", "x" * 5000 + ".xyz"],
+        ["generate", "a fox", "--text-encoder", "x" * 5000],
+        ["generate", "a fox", "--receipt", "x" * 5000],
+        ["generate", "a fox", "--" + "x" * 5000],
+        ["generate", "a fox", "--dtype", "x" * 5000],
+        ["verify", "x" * 5000],
+        ["audit", "verify", "x" * 5000],
+        ["keys", "list", "--config", "x" * 5000],
+        ["x" * 5000],
+    ],
+    ids=lambda arguments: " ".join(one[:20] for one in arguments),
+)
+def test_long_name_is_cut_in_a_message(arguments: list[str]) -> None:
+    assert len(_error(*arguments)) < 700
 
 
 # Commands

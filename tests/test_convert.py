@@ -20,8 +20,8 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from kleinod.cli import app
+from kleinod.weights import build
 from kleinod.weights import convert as converting
-from kleinod.weights import loading
 from kleinod.weights.headers import read_header
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -217,7 +217,7 @@ def test_a_weight_of_zeros_has_scale_one_and_nan_is_refused(tmp_path: Path) -> N
 
 
 def _filled(file: Path) -> torch.nn.Module:
-    return loading.open_transformer(file).filled(torch.device("cpu"), torch.float32)
+    return build.open_transformer(file).filled(torch.device("cpu"), torch.float32)
 
 
 def test_fp8_computes_nearly_the_same(tmp_path: Path) -> None:
@@ -393,8 +393,8 @@ def test_little_memory_is_held(target: str, tmp_path: Path) -> None:
 def test_our_own_loader_reads_the_bfl_file(tmp_path: Path) -> None:
     source, _ = _saved("transformer", tmp_path / "in")
     _converted(source, tmp_path / "out.safetensors", "bfl")
-    mine = loading.open_transformer(tmp_path / "out.safetensors")
-    theirs = loading.open_transformer(source)
+    mine = build.open_transformer(tmp_path / "out.safetensors")
+    theirs = build.open_transformer(source)
     _assert_equal(
         {name: torch.cat(parts) for name, parts in mine.parts.items()},
         {name: torch.cat(parts) for name, parts in theirs.parts.items()},

@@ -15,14 +15,14 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from kleinod import catalog
-from kleinod.assembly import load_sampler
-from kleinod.embeddings import EmbeddingCache, EmbeddingStore
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.prompt_cache import EmbeddingCache, EmbeddingStore
 from kleinod.errors import KleinodError, NumericalError, WeightsError
 from kleinod.models import tokenizer as tokenizers
 from kleinod.quantization.int8 import quantized
 from kleinod.quantization.scaled_float8 import with_float8_products
 from kleinod.request import Components
-from kleinod.weights import files, loading
+from kleinod.weights import build, files
 from kleinod.weights.finiteness import cause_of_not_finite, first_not_finite, is_finite
 from kleinod.weights.folders import OWN_TOKENIZER
 
@@ -117,7 +117,7 @@ def test_a_float8_code_of_nan_is_refused_where_it_is_packed(copy: Path) -> None:
     _fp8(copy / "transformer/model.safetensors", change)
     with pytest.raises(WeightsError, match=f"tensor {LINEAR} holds NaN"):
         load_sampler(copy, device="cpu", quantize="int8")
-    module = loading.open_transformer(copy / "transformer").filled(CPU, torch.float32)
+    module = build.open_transformer(copy / "transformer").filled(CPU, torch.float32)
     assert first_not_finite(module) == "single_blocks.0.linear1.parts.0"
     with pytest.raises(WeightsError, match=r"weight single_blocks\.0\.linear1\.weight holds NaN"):
         with_float8_products(module)
@@ -130,7 +130,7 @@ def test_a_float8_scale_is_refused_at_once(copy: Path, value: float) -> None:
         lambda state: state["single_blocks.0.linear1.weight_scale"].fill_(value),
     )
     with pytest.raises(WeightsError, match=r"linear1: weight_scale is not finite"):
-        loading.open_transformer(copy / "transformer")
+        build.open_transformer(copy / "transformer")
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_K", "IQ4_NL"])
@@ -148,12 +148,12 @@ def test_a_gguf_block_is_refused_where_it_is_packed(tmp_path: Path, name: str) -
 
 
 def test_the_cause_names_the_tensor_or_the_remedy(copy: Path) -> None:
-    plain = loading.open_transformer(copy / "transformer").filled(CPU, torch.float32)
+    plain = build.open_transformer(copy / "transformer").filled(CPU, torch.float32)
     assert cause_of_not_finite({"transformer": plain}, torch.bfloat16) == "try dtype float32"
     assert "float32" in cause_of_not_finite({"transformer": plain}, torch.float32)
     assert "try" not in cause_of_not_finite({"transformer": plain}, torch.float32)
     _spoil(copy / "transformer/model.safetensors", LINEAR, float("nan"))
-    bad = loading.open_transformer(copy / "transformer").filled(CPU, torch.float32)
+    bad = build.open_transformer(copy / "transformer").filled(CPU, torch.float32)
     cause = cause_of_not_finite({"transformer": plain, "other": bad}, torch.bfloat16)
     assert cause == f"other weight {LINEAR} holds NaN or infinity; fetch the model again"
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import kleinod
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.engine import (
     Cancelled,
     Engine,
@@ -27,7 +28,6 @@ from kleinod.engine import (
 from kleinod.engine.events import SLOW_SECONDS
 from kleinod.errors import EngineClosedError, InputError, QueueFullError
 from kleinod.request import ImageRequest
-from kleinod.sampler import Sampler
 
 SECONDS = 60
 
@@ -347,7 +347,7 @@ def test_an_error_of_one_is_found_among_many(
 
 
 def test_a_bad_turn_is_not_the_last(pipeline: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kleinod.engine.bench import Bench
+    from kleinod.engine.batcher import Bench
 
     with Engine(pipeline) as engine:
         with monkeypatch.context() as patch:

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kleinod import preview
-from kleinod.assembly import load_sampler
+from kleinod.diffusion import preview
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.engine import Engine, Event, Finished, Mailbox, Progress
 from kleinod.request import ImageRequest
-from kleinod.sampler import Sampler
 
 PROMPTS = ("a fox on a blue background", "a cat on a black background", "a tree, 3D style")
 

@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image
 
+from kleinod.diffusion.denoising import Shape
 from kleinod.engine.events import Subscriber
 from kleinod.engine.jobs import Job
 from kleinod.engine.queue import FairQueue
 from kleinod.errors import QueueFullError
-from kleinod.painting import Shape
 from kleinod.request import ResolvedRequest
 
 SMALL, LARGE = Shape(4, 4, (), 16, False), Shape(16, 16, ((4, 4),), 16, True)

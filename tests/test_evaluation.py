@@ -14,18 +14,19 @@ from typer.testing import CliRunner
 import kleinod
 from kleinod.cli import app
 from kleinod.errors import InputError, WeightsError
+from kleinod.evaluation import case_generation, case_set, evaluator
+from kleinod.evaluation import concept_removal_scores as removal
+from kleinod.evaluation.case_set import FOLDER, Case
+from kleinod.evaluation.contact_sheet import sheet
+from kleinod.evaluation.judge import NOTHING, UNCLEAR, WEIGHTS, Box, Oracle
+from kleinod.evaluation.judge_examples import Examples
+from kleinod.evaluation.judge_training import OracleRecipe, train_oracle
+from kleinod.evaluation.scoring import Mark, background_of, box_of, mark, outside_error, stray
+from kleinod.icons import held_out_rules
+from kleinod.icons.edits import subject_and_detail
+from kleinod.icons.icons import STYLES, Icons
+from kleinod.icons.scenes import Composer, Scene, Thing, held_out
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.training import evaluation, evaluation_cases, evaluation_set, heldout
-from kleinod.training import removal_evaluation as removal
-from kleinod.training.contact_sheet import sheet
-from kleinod.training.edits import subject_and_detail
-from kleinod.training.evaluation_set import FOLDER, Case
-from kleinod.training.icons import STYLES, Icons
-from kleinod.training.marking import Mark, background_of, box_of, mark, outside_error, stray
-from kleinod.training.oracle import NOTHING, UNCLEAR, WEIGHTS, Box, Oracle
-from kleinod.training.oracle_examples import Examples
-from kleinod.training.oracle_training import OracleRecipe, train_oracle
-from kleinod.training.scenes import Composer, Scene, Thing, held_out
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def oracle() -> Oracle:
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    return evaluation_set.load()
+    return case_set.load()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_shipped_files_are_small() -> None:
 
 
 def test_oracle_names_the_concepts_of_the_recipe(oracle: Oracle) -> None:
-    from kleinod.training.icons import read_concepts
+    from kleinod.icons.icons import read_concepts
 
     listed = read_concepts(Path(__file__).parents[1] / "recipes" / "mini" / "concepts.txt")
     assert oracle.concepts == tuple(listed.values()) and oracle.styles == STYLES
@@ -65,16 +66,16 @@ def test_every_stored_case_is_held_out(cases: list[Case]) -> None:
         if case.task in ("single", "size"):
             assert held_out(case.target)
         elif case.task == "pair":
-            assert heldout.pair_is_held_out(first, case.target.things[1].concept, case.kind)
+            assert held_out_rules.pair_is_held_out(first, case.target.things[1].concept, case.kind)
         elif case.task == "count":
-            assert heldout.count_is_held_out(first, int(case.kind))
+            assert held_out_rules.count_is_held_out(first, int(case.kind))
         elif case.task == "edit":
             numbers = subject_and_detail(case.kind, case.references[0], case.target)
-            assert heldout.edit_is_held_out(case.kind, *numbers)
+            assert held_out_rules.edit_is_held_out(case.kind, *numbers)
         else:
             shown = [scene.things[0].concept for scene in case.references]
-            assert heldout.joining_is_held_out(case.kind, *shown)
-    assert {case.task for case in cases} == set(evaluation_set.TASKS)
+            assert held_out_rules.joining_is_held_out(case.kind, *shown)
+    assert {case.task for case in cases} == set(case_set.TASKS)
 
 
 def test_prompts_are_worded_once(cases: list[Case]) -> None:
@@ -84,14 +85,14 @@ def test_prompts_are_worded_once(cases: list[Case]) -> None:
 
 # on composed targets; the stored ones have lost a little to WebP
 def test_oracle_accepts_what_is_right(oracle: Oracle, cases: list[Case]) -> None:
-    composed = [c for c in evaluation_set.first_of_each(cases, 4) if c.pictures]
+    composed = [c for c in case_set.first_of_each(cases, 4) if c.pictures]
     marks = [mark(oracle, case, case.pictures[-1]) for case in composed]
     assert np.mean([m.is_right for m in marks]) > 0.9
 
 
 def test_oracle_refuses_the_reference_as_its_own_edit(oracle: Oracle, cases: list[Case]) -> None:
     """Nothing was done: no edit may pass."""
-    edits = [c for c in evaluation_set.first_of_each(cases, 4) if c.task == "edit"]
+    edits = [c for c in case_set.first_of_each(cases, 4) if c.task == "edit"]
     passed = [case.kind for case in edits if mark(oracle, case, case.pictures[0]).is_right]
     assert len(passed) <= 0.03 * len(edits), passed
 
@@ -154,9 +155,9 @@ def test_stray_objects_are_counted() -> None:
 def test_frechet_distance_of_known_distributions() -> None:
     torch.manual_seed(0)
     features = torch.randn(4000, 3) * torch.tensor([1.0, 2.0, 0.5])
-    mean, covariance = evaluation.moments(features)
-    assert evaluation.frechet(features, mean, covariance) == pytest.approx(0, abs=1e-6)
-    shifted = evaluation.frechet(features * 2 + 3, mean, covariance)
+    mean, covariance = evaluator.moments(features)
+    assert evaluator.frechet(features, mean, covariance) == pytest.approx(0, abs=1e-6)
+    shifted = evaluator.frechet(features * 2 + 3, mean, covariance)
     # the means are m + 3 apart; C + 4 C - 2 (4 C C)^½ = C
     expected = float((mean + 3).pow(2).sum() + covariance.trace())
     assert shifted == pytest.approx(expected, rel=1e-3)
@@ -165,7 +166,7 @@ def test_frechet_distance_of_known_distributions() -> None:
 def test_sums_are_shares_of_each_kind(cases: list[Case]) -> None:
     edits = _edits(cases, "mirror", "move")
     marks = [Mark(case, case.kind == "move", {"each": 1.0}, 2.0) for case in edits]
-    scores = evaluation.summed(marks)
+    scores = evaluator.summed(marks)
     assert scores["edit"] == 50 and scores["edit move"] == 100 and scores["edit mirror"] == 0
     assert scores["edit outside error"] == 2
 
@@ -176,19 +177,19 @@ def test_cases_return_as_they_were_saved(icons: Icons, tmp_path: Path) -> None:
     picture = composer.render(scene)
     edit = Case("edit", "mirror", "mirror it", scene, (scene,), (picture, picture))
     saved = [Case("single", "", words, scene), edit]
-    evaluation_set.save(saved, tmp_path)
-    loaded = evaluation_set.load(tmp_path)
-    assert [evaluation_set.without_pictures(c) for c in loaded] == [
-        evaluation_set.without_pictures(c) for c in saved
+    case_set.save(saved, tmp_path)
+    loaded = case_set.load(tmp_path)
+    assert [case_set.without_pictures(c) for c in loaded] == [
+        case_set.without_pictures(c) for c in saved
     ]
     assert np.abs(loaded[1].pictures[0].astype(int) - picture).mean() < 6
-    assert evaluation_set.first_of_each(loaded * 2, 1) == loaded
+    assert case_set.first_of_each(loaded * 2, 1) == loaded
     with pytest.raises(WeightsError, match=r"cases\.json is missing"):
-        evaluation_set.load(tmp_path / "other")
+        case_set.load(tmp_path / "other")
 
 
 def test_sheet_holds_every_picture(cases: list[Case]) -> None:
-    some = evaluation_set.first_of_each(cases, 1)
+    some = case_set.first_of_each(cases, 1)
     pictures = [np.zeros((128, 128, 3), dtype=np.uint8)] * len(some)
     made = sheet(pictures, [Mark(case, is_right=False) for case in some])
     black = (np.asarray(made) == 0).all(axis=2).sum()
@@ -282,7 +283,7 @@ def test_command_scores_mini(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert set(told) == {"scores", "ceiling", "cases"}
-    assert len(told["cases"]) == 4 + len(heldout.EDITS) + len(heldout.JOININGS)
+    assert len(told["cases"]) == 4 + len(held_out_rules.EDITS) + len(held_out_rules.JOININGS)
     assert 0 <= told["scores"]["mini"]["single concept"] <= 100 and target.is_file()
 
 
@@ -314,5 +315,5 @@ def test_score_that_is_not_a_number_is_null_in_json() -> None:
 
 def test_drawn_cases_have_every_kind(icons: Icons) -> None:
     """With few concepts some rules keep none; the drawing itself is tested on real ones."""
-    singles = evaluation_cases._singles(Composer(icons, 1))
+    singles = case_generation._singles(Composer(icons, 1))
     assert singles and all(held_out(case.target) for case in singles)

@@ -11,8 +11,8 @@ import httpcore2
 import pytest
 
 from kleinod.errors import InputError
-from kleinod.server import fetching
-from kleinod.server.fetching import FetchLimits
+from kleinod.server.untrusted import fetching
+from kleinod.server.untrusted.fetching import FetchLimits
 
 PUBLIC = "93.184.215.14"
 PRIVATE = [

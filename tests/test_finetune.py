@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
 from kleinod.cli.train import _record_listener
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, NumericalError
 from kleinod.training import checkpoints, finetune, preflight
 from kleinod.training.finetune import read_recipe
@@ -116,6 +116,24 @@ def test_value_out_of_range_is_refused_first(train: Train, name: str, value: flo
     assert re.search(
         rf"c\.toml: {name}: .* is (not finite|under|over)", error_of(train(**{name: value}))
     )
+
+
+@pytest.mark.parametrize(
+    "error", [None, InputError("data: gone"), NumericalError("loss"), KeyboardInterrupt()]
+)
+def test_process_group_is_left_however_training_ends(
+    train: Train, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    def finish(*_: object, **__: object) -> Path:
+        if error is not None:
+            raise error
+        return Path("out")
+
+    calls: list[str] = []
+    monkeypatch.setattr(finetune, "finetune", finish)
+    monkeypatch.setattr("kleinod.training.distributed.stop", lambda: calls.append("stop"))
+    train()
+    assert calls == ["stop"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -491,7 +509,7 @@ def test_reports_are_sentences_on_a_terminal(
 
 
 PRINTING = """
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 with progress_bars(quiet=False) as report:
     report("flow", 0.5)
     print("a line", flush=True)

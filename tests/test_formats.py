@@ -23,12 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from kleinod.assembly import load_sampler
-from kleinod.models.products import JoinedLinear, TiledColumns, product_dtype
+from kleinod.compute.matmul import JoinedLinear, TiledColumns, product_dtype
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.quantization.stored import StoredEmbedding, StoredLinear, StoredWeight
 from kleinod.request import Components
-from kleinod.sampler import Sampler
-from kleinod.weights.keys import TRANSFORMER, to_diffusers
+from kleinod.weights.key_maps import TRANSFORMER, to_diffusers
 
 State = dict[str, Tensor]
 Store = Callable[[Tensor], quantised.Stored]

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kleinod
-from kleinod.acceleration.graphs import GraphRunner
-from kleinod.acceleration.streaming import BlockStream
-from kleinod.assembly import load_sampler
-from kleinod.models import attention_cuda
+from kleinod.compute import attention_cuda
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.scaled_float8 import can_multiply, plain_product
-from kleinod.sampler import Sampler
+from kleinod.runtime.block_streaming import BlockStream
+from kleinod.runtime.cuda_graphs import GraphRunner
 
 pytestmark = [
     pytest.mark.gpu,

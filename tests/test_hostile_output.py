@@ -13,12 +13,12 @@ from PIL import Image
 from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
+from kleinod.audit.audit_log import AuditLog, Event
 from kleinod.cli import app
 from kleinod.provenance import container, verification
-from kleinod.provenance.audit import AuditLog, Event
 from kleinod.provenance.manifest import Verdict
-from kleinod.server.database import Database
-from kleinod.server.tables import KeyRow
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.tables import KeyRow
 
 TITLE = "Proved (by a signature that holds):"
 HOSTILE = (

@@ -9,8 +9,8 @@ import pytest
 from http_pictures import picture
 from http_server import Server
 
-from kleinod.server.bfl_models import KleinInputs, TaskStatus
-from kleinod.server.openai_models import EditInputs, GenerationInputs
+from kleinod.server.api.bfl_models import KleinInputs, TaskStatus
+from kleinod.server.api.openai_models import EditInputs, GenerationInputs
 
 PAGE = (Path(__file__).parents[1] / "docs" / "http.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```(sh|py)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

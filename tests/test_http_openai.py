@@ -15,7 +15,7 @@ from http_pictures import picture
 from http_server import Server, num_jobs, wait_until
 from PIL import Image
 
-from kleinod.server.context import ALIASES
+from kleinod.server.api.context import ALIASES
 
 PAINT = "/v1/images/generations"
 EDIT = "/v1/images/edits"

@@ -19,8 +19,8 @@ from http_server import SMALL, Server, finished, serving
 from PIL import Image
 from tiny_folder import save_tiny_model
 
-from kleinod.server.bfl_models import KleinInputs
-from kleinod.server.openai_models import EditBody, GenerationInputs
+from kleinod.server.api.bfl_models import KleinInputs
+from kleinod.server.api.openai_models import EditBody, GenerationInputs
 
 KLEIN, PAINT, EDIT = "/v1/flux-2-klein-4b", "/v1/images/generations", "/v1/images/edits"
 WISH: dict[str, Any] = {"prompt": "a fox", "size": "64x64", "steps": 1, "seed": 7}

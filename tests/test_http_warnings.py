@@ -5,7 +5,7 @@ from http_pictures import as_base64, picture
 from http_server import Server, finished
 
 from kleinod.request_warnings import RequestWarning
-from kleinod.server import request_warnings
+from kleinod.server.api import request_warnings
 
 HEADER = "X-Kleinod-Warning"
 NATIVE = {"width": 128, "height": 128, "steps": 1, "seed": 7}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from kleinod.compute import lazy_linear
 from kleinod.config import TextEncoderConfig, TransformerConfig
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
 from kleinod.kernels import native
-from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.models import in_cache
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 
@@ -23,7 +23,7 @@ CONFIG = TransformerConfig(
 
 @pytest.fixture(params=[2**9, 2**18])
 def numbers_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(in_cache, "_NUMBERS_AT_ONCE", request.param)
+    monkeypatch.setattr(lazy_linear, "_NUMBERS_AT_ONCE", request.param)
     return request.param
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from reference_files import samsung_trailer, video
 
 from kleinod.errors import InputError
-from kleinod.server import incoming
-from kleinod.server.incoming import PictureLimits
-from kleinod.server.jobs import Refused
+from kleinod.server.job_queue.job import Refused
+from kleinod.server.untrusted import incoming
+from kleinod.server.untrusted.incoming import PictureLimits
 
 LIMITS = PictureLimits(2**20, 2**20)
 

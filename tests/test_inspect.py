@@ -23,8 +23,8 @@ from typer.testing import CliRunner, Result
 from kleinod import catalog
 from kleinod.cli import app
 from kleinod.errors import InputError
-from kleinod.weights import usage
-from kleinod.weights.inspection import inspected
+from kleinod.weights import requirements
+from kleinod.weights.inspect_model import inspected
 from kleinod.weights.layer_formats import is_auxiliary
 
 FILE = "flux-2-klein-4b.safetensors"
@@ -183,14 +183,14 @@ def _read_bytes(entries: published.Entries) -> int:
     ("size", "sizes"), [("4B", (2560, 9728)), ("8B", (4096, 12288))], ids=["4B", "8B"]
 )
 def test_the_published_encoders_bytes_are_theirs(size: str, sizes: tuple[int, int]) -> None:
-    assert usage._ENCODERS[size][0] == pytest.approx(_read_bytes(_encoder(*sizes)), rel=1e-3)
+    assert requirements._ENCODERS[size][0] == pytest.approx(_read_bytes(_encoder(*sizes)), rel=1e-3)
 
 
 def test_memory_is_the_formulas(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / FILE, as_fp8(klein()))
     encoder = _encoder(2560, 9728)
     write_sparse(tmp_path / "qwen_3_4b.safetensors", encoder)
-    memory = usage.memory(inspected(path))
+    memory = requirements.memory(inspected(path))
     transformer = 4_070_588_032, (4096 + 512) * 3072 * 2 * 40
     text = _read_bytes(encoder), 512 * 2560 * 2 * 40
     decoder = 168_000_000, 1024**2 * 128 * 2 * 11
@@ -208,7 +208,7 @@ def test_memory_of_a_folder_counts_what_is_read(folder: Path) -> None:
     unread = ("lm_head", "model.norm", *(f"model.layers.{n}." for n in range(27, 29)))
     read = {n: t.numel() for n, t in model.state_dict().items() if not n.startswith(unread)}
     # stored in float32, held in bfloat16
-    assert usage.held_bytes(text, inspection.info) == 2 * sum(read.values())
+    assert requirements.held_bytes(text, inspection.info) == 2 * sum(read.values())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_memory_of_a_folder_counts_what_is_read(folder: Path) -> None:
         (klein(), catalog.APACHE),
         (klein(**KLEIN_9B), catalog.NON_COMMERCIAL),
         (klein(3072, 6, 20), catalog.UNKNOWN_LICENSE),
-        (klein(6144, 8, 48, 15360), usage.DEV_LICENSE),
+        (klein(6144, 8, 48, 15360), requirements.DEV_LICENSE),
     ],
 )
 def test_licence_follows_from_the_size(

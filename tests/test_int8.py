@@ -12,8 +12,8 @@ from test_quantization import CASES, TOLERANCE
 from torch import Tensor
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.cli.app import app
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError
 from kleinod.kernels import native
 from kleinod.quantization import int8, int8_packing

@@ -6,7 +6,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from kleinod.weights.keys import AUTOENCODER, TRANSFORMER, Row, to_bfl, to_diffusers
+from kleinod.weights.key_maps import AUTOENCODER, TRANSFORMER, Row, to_bfl, to_diffusers
 
 CASES = [
     pytest.param(tiny.transformer, split_files.transformer_as_bfl, TRANSFORMER, id="transformer"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kleinod.errors import InputError
-from kleinod.safety import Guard, Policy, budget
+from kleinod.safety import Guard, Policy, budget, codes, scripts
 from kleinod.safety import sentences as sentences_module
 from kleinod.safety.sentences import Sentences
 from kleinod.safety.spelling import plain
@@ -73,6 +73,44 @@ def sentences() -> Sentences:
 def test_words_of_one_sign_take_linear_time(words: Words, sign: str) -> None:
     assert is_linear(plain, sign)
     assert is_linear(lambda text: words.scores("prompt", text), sign)
+
+
+# what the patterns of codes and of other scripts begin with, run on, or end at
+CODE_PIECES = (
+    *("%", "%4", "%41", "=41", "&", "&#", "&#1", "&#1;", "&amp", "\\", "\\u", "\\u0041", "\\x41"),
+    *("\\101", "U+0041", "U+0041  ", "0x41", "0x41 ", "0x", "41", "41 ", "65,", "65 ", "01", "a-"),
+    *("01000001", "01000001 ", "QUJD", "QUJD=", "QUJD\n", "A", "=", "\\N{", '"', '"a"', "'", "“"),
+    *("|_|", "/\\", "()", "ɐ", "a b "),
+)
+SCRIPT_PIECES = (
+    *("裸 ", "裸。", "が", "か\u3099", "\u3099", "\uff9e", "ｶﾞ", "\u3099\u094d", "\uff9e\u094d"),
+    *("नं ", "\u094d", "\u093c", "\u093c\u094d", "क\u093c", "क\u0951\u094d", "aअ", "अ。"),
+    *("عارٍ ", "ـ", "\u064b\u0651", "гол ", "й", "и\u0306", "ー", "・", "裸・ "),
+)
+
+
+@pytest.mark.parametrize("sign", (*SIGNS, *CODE_PIECES), ids=ascii)
+def test_codes_are_read_in_linear_time(sign: str) -> None:
+    assert is_linear(codes.decoded, sign)
+    assert is_linear(codes.decoded, f"{sign}~")
+
+
+@pytest.mark.parametrize("sign", (*SIGNS, *SCRIPT_PIECES), ids=ascii)
+def test_scripts_are_read_in_linear_time(sign: str) -> None:
+    assert is_linear(scripts.reading, sign)
+
+
+@pytest.mark.parametrize("sign", SCRIPT_PIECES, ids=ascii)
+def test_words_of_scripts_take_linear_time(words: Words, sign: str) -> None:
+    assert is_linear(lambda text: words.scores("prompt", text), sign)
+
+
+@pytest.mark.parametrize("prompt", ["a nu", "裸", "a", " ", ""], ids=ascii)
+def test_split_prompts_take_linear_time(words: Words, prompt: str) -> None:
+    def score(text: str) -> object:
+        return words.split_scores([prompt] * (len(text) // 64))
+
+    assert is_linear(score, "x")
 
 
 @pytest.mark.slow

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kleinod import catalog
-from kleinod.assembly import load_sampler
+from kleinod.compute.matmul import JoinedLinear
 from kleinod.config import TextEncoderConfig
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, WeightsError
-from kleinod.models.products import JoinedLinear
 from kleinod.quantization.stored import StoredLinear, StoredWeight
 from kleinod.request import Components
-from kleinod.weights import loading
+from kleinod.weights import build
 
 CPU = torch.device("cpu")
 FIELDS = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 3}
@@ -68,7 +68,7 @@ def _assert_same(mine: nn.Module, theirs: nn.Module) -> None:
 
 
 def _transformer(path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return loading.open_transformer(path).filled(CPU, dtype)
+    return build.open_transformer(path).filled(CPU, dtype)
 
 
 def test_shards_equal_the_single_file(folder: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_single_autoencoder_file_equals_the_oracle(
     state = oracle.state_dict()
     state = split_files.autoencoder_as_bfl(state) if layout == "bfl" else state
     save_file({n: t.contiguous() for n, t in state.items()}, tmp_path / "ae.safetensors")
-    mine = loading.open_autoencoder(tmp_path / "ae.safetensors").filled(CPU, torch.float32)
+    mine = build.open_autoencoder(tmp_path / "ae.safetensors").filled(CPU, torch.float32)
     _assert_same(mine, oracle)
     assert mine.config.decoder_block_out_channels == decoder_dims
 
@@ -110,7 +110,7 @@ def test_single_text_encoder_file_tells_its_geometry(tmp_path: Path, is_tied: bo
     oracle = tiny.text_encoder(is_tied=is_tied)
     state = {n: t for n, t in oracle.state_dict().items() if not (is_tied and "lm_head" in n)}
     save_file(state, tmp_path / "qwen.safetensors")
-    module = loading.open_text_encoder(tmp_path / "qwen.safetensors", (9, 18, 27))
+    module = build.open_text_encoder(tmp_path / "qwen.safetensors", (9, 18, 27))
     assert module.module.config == TextEncoderConfig(300, 32, 64, 29, 4, 2, 16)
     assert len(module.module.model.layers) == 27
 
@@ -221,7 +221,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_file({"x.weight": torch.ones(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(WeightsError, match=r"x\.weight is in two files"):
-        loading.open_transformer(tmp_path)
+        build.open_transformer(tmp_path)
 
 
 def test_a_truncated_file_is_named(copy: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_bad_index_is_refused(tmp_path: Path, names: list[object], message: st
     index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(WeightsError, match=message):
-        loading.open_transformer(tmp_path)
+        build.open_transformer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -332,17 +332,17 @@ def test_other_models_are_told_apart(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"guidance_in.in_layer.weight": torch.ones(2, 2)}, file)
     with pytest.raises(WeightsError, match=r"FLUX\.2-dev"):
-        loading.open_transformer(file)
+        build.open_transformer(file)
     save_file({"input_blocks.0.weight": torch.ones(2, 2)}, file)
     with pytest.raises(
         WeightsError, match="is not a klein transformer but a Stable Diffusion U-Net"
     ):
-        loading.open_transformer(file)
+        build.open_transformer(file)
     with pytest.raises(
         WeightsError, match="is not a Qwen3 text encoder but a Stable Diffusion U-Net"
     ):
-        loading.open_text_encoder(file, (9, 18, 27))
+        build.open_text_encoder(file, (9, 18, 27))
     with pytest.raises(
         WeightsError, match=r"is not a FLUX\.2 autoencoder but a Stable Diffusion U-Net"
     ):
-        loading.open_autoencoder(file)
+        build.open_autoencoder(file)

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kleinod.server import logs, records
-from kleinod.server.jobs import Job, JobStatus, StoredImage
+from kleinod.server import logs
+from kleinod.server.job_queue import job_log
+from kleinod.server.job_queue.job import Job, JobStatus, StoredImage
 
 HOSTILE = (
     "a\n12:00:00 info forged",
@@ -81,9 +82,9 @@ def test_warning_of_python_is_one_line(stream: tuple[str, io.StringIO]) -> None:
 
 
 def test_lines_say_who_paints_what(stream: tuple[str, io.StringIO]) -> None:
-    records.log_start(JOB, has_prompt=False)
-    records.log_end(JOB)
-    records.log_start(replace(JOB, attempts=2), has_prompt=True)
+    job_log.log_start(JOB, has_prompt=False)
+    job_log.log_end(JOB)
+    job_log.log_start(replace(JOB, attempts=2), has_prompt=True)
     start, end, again = lines(stream)
     assert "a fox" not in start + end
     assert "a fox" in again and "attempt 2" in again
@@ -98,7 +99,7 @@ def test_lines_say_who_paints_what(stream: tuple[str, io.StringIO]) -> None:
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_prompt_and_model_in_lines_are_harmless(stream: tuple[str, io.StringIO], text: str) -> None:
     job = replace(JOB, model=text, request={"prompt": text})
-    records.log_start(job, has_prompt=True)
-    records.log_end(job)
+    job_log.log_start(job, has_prompt=True)
+    job_log.log_end(job)
     assert len(lines(stream)) == 2
     assert all(line.isprintable() for line in lines(stream))

@@ -6,9 +6,9 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 
-from kleinod.assembly import load_sampler
 from kleinod.catalog import find
-from kleinod.sampler import Sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`kleinod models`: sizes, memory and fit of every known model, files by name, a vocabulary."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from kleinod import catalog, hardware, hub
-from kleinod.assembly import load_sampler
+from kleinod import catalog, hub
 from kleinod.cli import app, pull
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError
-from kleinod.hardware import Memory
 from kleinod.request import Components
-from kleinod.weights import usage
+from kleinod.runtime import hardware
+from kleinod.runtime.hardware import Memory
+from kleinod.weights import requirements
 from kleinod.weights.folders import model_paths
 
 QUANTISED = (
@@ -82,7 +84,7 @@ def test_memory_of_a_published_model_is_the_inspections_estimate() -> None:
     known = catalog.KNOWN["klein-9b"]
     # held bytes, and the decoder's activations: 11 pictures of 1024 x 1024 and 128 channels
     held = 18_157_162_496 + 11_665_000_000 + 168_000_000
-    assert usage.published_memory(known) == {
+    assert requirements.published_memory(known) == {
         "none": held + 11 * 1024**2 * 128 * 2,
         "model": 18_157_162_496 + 4608 * 4096 * 2 * 40,
     }
@@ -109,6 +111,25 @@ def test_a_path_is_told_as_a_name_is(tiny_model: Path) -> None:
 def test_an_unknown_model_is_refused(name: str) -> None:
     result = _run("models", name)
     assert result.exit_code == 2 and result.stderr.startswith("error: model: ")
+
+
+@pytest.mark.parametrize("part", ["empty", "transformer", "vae", "tokenizer", "text_encoder"])
+def test_a_folder_that_is_no_model_gets_no_facts(
+    tiny_model: Path, tmp_path: Path, part: str
+) -> None:
+    folder = tiny_model / part
+    if part == "empty":
+        folder = tmp_path
+    result = _run("models", str(folder))
+    assert result.exit_code == 2 and result.stdout == ""
+    assert re.match(r"error: model: .* holds no model_index\.json; ", result.stderr)
+    assert ("it is a part of" in result.stderr) == (part != "empty")
+
+
+def test_a_file_of_another_kind_gets_no_facts(tiny_model: Path) -> None:
+    file = next((tiny_model / "vae").glob("*.safetensors"))
+    result = _run("models", str(file))
+    assert result.exit_code == 2 and "is no klein model but" in result.stderr
 
 
 def _quantised_here(tiny_model: Path, root: Path) -> Path:

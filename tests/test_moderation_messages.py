@@ -24,8 +24,8 @@ from kleinod.safety.verdicts import (
     Verdict,
     threshold,
 )
-from kleinod.server import outcomes
-from kleinod.server.executor import configured_session
+from kleinod.server.job_queue import outcomes
+from kleinod.server.job_queue.executor import configured_session
 from kleinod.server.settings import Settings
 
 BRANDED = ("a Lego castle", "an iPhone on a desk", "a Ferrari at sunset", "a coca cola can")

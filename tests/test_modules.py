@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kleinod.assembly import load_sampler
+from kleinod.compute.matmul import JoinedLinear
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
-from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.loading import load_sampler
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.models.products import JoinedLinear
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.request import ImageRequest

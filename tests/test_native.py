@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from system_programs import require_compiled_kernels
 from torch import Tensor
 
-from kleinod.assembly import load_sampler
+from kleinod.compute import attention, lazy_linear, matmul
 from kleinod.config import TransformerConfig
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.loading import load_sampler
 from kleinod.kernels import native
-from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.models import attention, in_cache, products
 from kleinod.models.transformer import Transformer
 from kleinod.quantization import int8
 from kleinod.quantization.stored import PlainWeight, StoredLinear
@@ -199,12 +199,14 @@ def test_gradients_and_compiled_graphs_are_pytorchs() -> None:
     linear = torch.nn.Linear(64, 32, bias=False).bfloat16()
     x = _matrix(64, 64)
     with torch.no_grad():
-        assert products.tiled(linear, x) is not None
-        assert products.tiled(linear, x[:2]) is None
+        assert matmul.tiled(linear, x) is not None
+        assert matmul.tiled(linear, x[:2]) is None
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not products.is_tiled(x)
-    assert products.tiled(linear, x) is None
-    compiled = torch.compile(lambda x: in_cache.product(linear, x), backend="eager", fullgraph=True)
+            assert not matmul.is_tiled(x)
+    assert matmul.tiled(linear, x) is None
+    compiled = torch.compile(
+        lambda x: lazy_linear.product(linear, x), backend="eager", fullgraph=True
+    )
     with torch.no_grad():
         assert torch.equal(compiled(x), linear(x))
 
@@ -213,10 +215,10 @@ def test_gradients_and_compiled_graphs_are_pytorchs() -> None:
 @torch.no_grad()
 def test_a_weight_in_pieces_or_stored_has_the_bits_of_the_whole() -> None:
     weight, x = _matrix(640, 128), _matrix(50, 128, seed=1).view(2, 25, 128)
-    whole = in_cache.product(_linear(weight), x)
-    assert torch.equal(in_cache.product(products.JoinedLinear(weight.split(320)), x), whole)
+    whole = lazy_linear.product(_linear(weight), x)
+    assert torch.equal(lazy_linear.product(matmul.JoinedLinear(weight.split(320)), x), whole)
     assert torch.equal(StoredLinear((PlainWeight(weight),))(x), whole)
-    columns = in_cache.columns(_linear(weight), x)
+    columns = lazy_linear.columns(_linear(weight), x)
     assert not columns.is_whole
     for start, stop in ((0, 640), (1, 2), (31, 65), (300, 350)):
         assert torch.equal(columns(start, stop), whole[..., start:stop])
@@ -291,6 +293,6 @@ def test_a_receipt_names_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None
     for kind in (native.AMX, native.AVX512, None):
         monkeypatch.setattr(native, "kind", lambda kind=kind: kind)
         device = torch.device("cpu")
-        told = products.told(torch.bfloat16, device)
-        assert told == kind or not products.has_bfloat16()
-        assert products.told(torch.float32, device) is None
+        told = matmul.told(torch.bfloat16, device)
+        assert told == kind or not matmul.has_bfloat16()
+        assert matmul.told(torch.float32, device) is None

@@ -9,12 +9,12 @@ import torch
 from system_programs import require_compiled_kernels
 from torch import Tensor
 
+from kleinod.compute import lazy_linear
+from kleinod.compute.lazy_linear import Columns
+from kleinod.compute.matmul import JoinedLinear, TiledColumns
 from kleinod.config import TransformerConfig
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
 from kleinod.kernels import native
-from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.models import in_cache
-from kleinod.models.in_cache import Columns
-from kleinod.models.products import JoinedLinear, TiledColumns
 from kleinod.models.transformer import Transformer
 from kleinod.quantization.int8 import Int8Linear
 
@@ -50,7 +50,7 @@ def _columns(batch: int, length: int, inner: int, weight: str = "int8") -> tuple
     if weight != "int8":
         rows = [WIDTH, 2 * WIDTH, 2 * INNER] if weight == "joined" else [len(matrix)]
         linear = JoinedLinear(matrix.split(rows))
-    made = in_cache.columns(linear, torch.randn(batch, length, inner).bfloat16())
+    made = lazy_linear.columns(linear, torch.randn(batch, length, inner).bfloat16())
     assert isinstance(made.used_up, TiledColumns)
     return made, replace(made, used_up=None)
 
@@ -78,7 +78,7 @@ SIZES = [(1, 50, 256), (2, 37, 256), (1, 33, 4096)]
 def test_heads_are_turned(size: tuple[int, int, int], head: int, weight: str) -> None:
     scale, turns = _turning(size[1], head)
     _agree(
-        lambda y: in_cache.turned(y.behind(WIDTH), WIDTH, scale, eps=1e-6, turns=turns),
+        lambda y: lazy_linear.turned(y.behind(WIDTH), WIDTH, scale, eps=1e-6, turns=turns),
         _columns(*size, weight),
     )
 
@@ -88,7 +88,9 @@ def test_heads_are_turned(size: tuple[int, int, int], head: int, weight: str) ->
 def test_swiglu(size: tuple[int, int, int], width: int, weight: str) -> None:
     beside = torch.randn(*size[:2], width).bfloat16() if width else None
     _agree(
-        lambda y: in_cache.swiglu(y.behind(3 * WIDTH), y.behind(3 * WIDTH + INNER), INNER, beside),
+        lambda y: lazy_linear.swiglu(
+            y.behind(3 * WIDTH), y.behind(3 * WIDTH + INNER), INNER, beside
+        ),
         _columns(*size, weight),
     )
 
@@ -101,7 +103,7 @@ def test_gated_sum(size: tuple[int, int, int], is_gated: bool, weight: str) -> N
     wide = torch.randn(size[0], size[1] + 5, count).bfloat16()
     # as the transformer has them: a part of a longer stream, and a chunk of a modulation
     gate = torch.randn(size[0], 1, 3 * count).bfloat16().chunk(3, dim=-1)[1]
-    _agree(lambda y: in_cache.gated_sum(wide[:, 5:], gate if is_gated else None, y), parts)
+    _agree(lambda y: lazy_linear.gated_sum(wide[:, 5:], gate if is_gated else None, y), parts)
 
 
 def test_large_and_missing_numbers() -> None:
@@ -142,8 +144,10 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
-        heads = in_cache.turned(made, WIDTH, scale, eps=1e-6, turns=turns)
-        inner = in_cache.swiglu(made.behind(3 * WIDTH), made.behind(3 * WIDTH + INNER), INNER, None)
+        heads = lazy_linear.turned(made, WIDTH, scale, eps=1e-6, turns=turns)
+        inner = lazy_linear.swiglu(
+            made.behind(3 * WIDTH), made.behind(3 * WIDTH + INNER), INNER, None
+        )
         results.append((heads, inner))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -156,8 +160,8 @@ def test_rows_are_modulated_before_they_are_quantised(batch: int) -> None:
     shift, scale = torch.randn(batch, 1, 768).bfloat16().chunk(3, dim=-1)[1:]
     # as the transformer has it: a part of a longer stream
     x = wide[:, 5:]
-    made = in_cache.modulated_columns(linear, x, shift, scale, 1e-6)
-    plain = in_cache.columns(linear, in_cache.modulated(x, shift, scale, 1e-6))
+    made = lazy_linear.modulated_columns(linear, x, shift, scale, 1e-6)
+    plain = lazy_linear.columns(linear, lazy_linear.modulated(x, shift, scale, 1e-6))
     assert isinstance(made.used_up, TiledColumns) and made.used_up.tiles is not None
     results = made(0, 96), plain(0, 96)
     assert (results[0].float() - results[1].float()).norm() < 1e-3 * results[1].float().norm()

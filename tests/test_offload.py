@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from kleinod import catalog
-from kleinod.assembly import load_sampler
-from kleinod.embeddings import EmbeddingCache, EmbeddingStore
-from kleinod.offload import AUTO_LIMIT_BYTES, Residents, chosen_policy
-from kleinod.sampler import Sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.prompt_cache import EmbeddingCache, EmbeddingStore
+from kleinod.diffusion.sampler import Sampler
+from kleinod.runtime.offload import AUTO_LIMIT_BYTES, Residents, chosen_policy
 from kleinod.weights.fingerprint import fingerprint
 
 FIELDS = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 3}
@@ -87,8 +87,8 @@ def test_auto_decides_by_size() -> None:
 def test_auto_keeps_on_the_cpu_what_fits_into_the_free_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, policy: str
 ) -> None:
-    monkeypatch.setattr("kleinod.offload.AUTO_LIMIT_BYTES", 0)
-    monkeypatch.setattr("kleinod.assembly.available_bytes", lambda: free)
+    monkeypatch.setattr("kleinod.runtime.offload.AUTO_LIMIT_BYTES", 0)
+    monkeypatch.setattr("kleinod.diffusion.loading.available_bytes", lambda: free)
     assert _loaded(folder, "auto").residents.policy == policy
     assert _loaded(folder, "model").residents.policy == "model"
     assert _loaded(folder, "sequential").residents.policy == "model"
@@ -186,7 +186,7 @@ def test_fingerprint_follows_the_bytes(tmp_path: Path) -> None:
 def test_second_run_of_a_prompt_paints_without_the_encoder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kleinod.assembly.MIN_STORED_ENCODER_BYTES", 0)
+    monkeypatch.setattr("kleinod.diffusion.loading.MIN_STORED_ENCODER_BYTES", 0)
     monkeypatch.setenv("KLEINOD_CACHE", str(tmp_path))
     options = {"device": "cpu", "dtype": torch.float32, "offload": "model"}
     first = load_sampler(folder, **options).generate("a cat", **FIELDS)

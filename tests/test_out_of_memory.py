@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kleinod import memory
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import MemoryLimitError
 
 
@@ -52,7 +52,7 @@ _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def test_large_tensors_lie_in_large_pages() -> None:
     code = """
 import resource, torch
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
 load_sampler("mini", device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(80_000_000, dtype=torch.uint8)

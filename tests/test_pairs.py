@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import kleinod
-from kleinod import assembly
-from kleinod.assembly import load_sampler
 from kleinod.catalog import ModelInfo
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.diffusion import loading
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, WeightsError
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.request import Components
-from kleinod.weights import loading
+from kleinod.weights import build
 from kleinod.weights.folders import OWN_TOKENIZER, ModelPaths
 
 State = dict[str, Tensor]
@@ -45,7 +45,7 @@ def state() -> State:
 def _refused(tmp_path: Path, state: State, metadata: dict[str, str] | None = None) -> str:
     save_file(state, tmp_path / "klein.safetensors", metadata)
     with pytest.raises(WeightsError) as caught:
-        loading.open_transformer(tmp_path / "klein.safetensors")
+        build.open_transformer(tmp_path / "klein.safetensors")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -150,14 +150,14 @@ def test_a_broken_gguf_file_is_named(tmp_path: Path, data: bytes, message: str) 
     file = tmp_path / "klein.gguf"
     file.write_bytes(data)
     with pytest.raises(WeightsError, match=message):
-        loading.open_transformer(file)
+        build.open_transformer(file)
 
 
 def test_several_gguf_files_ask_for_one(tmp_path: Path) -> None:
     for name in ("Q4_0", "Q8_0"):
         (tmp_path / f"klein-{name}.gguf").write_bytes(b"GGUF")
     with pytest.raises(WeightsError, match=r"holds 2 \.gguf files; name one"):
-        loading.open_transformer(tmp_path)
+        build.open_transformer(tmp_path)
 
 
 def test_flux1_is_named(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_another_familys_autoencoder_is_named(
         tensors = split_files.autoencoder_as_bfl(tensors)
     save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / "ae.safetensors")
     with pytest.raises(WeightsError) as caught:
-        loading.open_autoencoder(tmp_path / "ae.safetensors")
+        build.open_autoencoder(tmp_path / "ae.safetensors")
     assert f"not a FLUX.2 autoencoder but {family}" in str(caught.value)
     assert f"with {channels} latent channels" in str(caught.value)
 
@@ -204,9 +204,9 @@ def _modules(text: TextEncoderConfig, transformer: TransformerConfig) -> dict[st
 def test_the_other_sizes_text_encoder_is_named_by_name() -> None:
     tokenizer, info = Tokenizer.from_file(OWN_TOKENIZER), ModelInfo("klein-4b", True)
     small, large = TextEncoderConfig(), TextEncoderConfig(hidden_size=4096)
-    assembly._check_pair(_modules(small, TransformerConfig()), tokenizer, info, PATHS)
+    loading._check_pair(_modules(small, TransformerConfig()), tokenizer, info, PATHS)
     with pytest.raises(WeightsError) as caught:
-        assembly._check_pair(_modules(large, TransformerConfig()), tokenizer, info, PATHS)
+        loading._check_pair(_modules(large, TransformerConfig()), tokenizer, info, PATHS)
     assert "gives 12288 numbers per token (Qwen3-8B, klein 9B's)" in str(caught.value)
     assert "the transformer reads 7680 numbers per token (Qwen3-4B, klein 4B's)" in str(
         caught.value
@@ -221,13 +221,13 @@ def test_a_tokenizer_with_other_numbers_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(spoilt))
     tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
     with pytest.raises(WeightsError, match="has the number 151644, in Qwen3 151643"):
-        assembly._check_tokenizer(tokenizer, TextEncoderConfig(), tmp_path)
+        loading._check_tokenizer(tokenizer, TextEncoderConfig(), tmp_path)
 
 
 def test_a_tokenizer_that_is_too_small_is_named() -> None:
     tokenizer = Tokenizer(tiny.tokenizer().backend_tokenizer)
     with pytest.raises(WeightsError, match="has 261 tokens, the text encoder 151936"):
-        assembly._check_tokenizer(tokenizer, TextEncoderConfig(), Path("tok"))
+        loading._check_tokenizer(tokenizer, TextEncoderConfig(), Path("tok"))
 
 
 def _tokenizer_without(word: str, path: Path) -> Path:
@@ -291,11 +291,11 @@ def test_a_tokenizer_folder_without_a_tokenizer_is_named(tiny_model: Path, tmp_p
 def test_a_file_in_another_format_is_named(tmp_path: Path) -> None:
     (tmp_path / "klein.ckpt").write_bytes(b"\x80\x04\x95" + bytes(60))
     with pytest.raises(WeightsError, match="is a pickle, which may hold code"):
-        loading.open_transformer(tmp_path / "klein.ckpt")
+        build.open_transformer(tmp_path / "klein.ckpt")
 
 
 def test_the_fixture_loads(state: State, tmp_path: Path) -> None:
     """What the tests above spoil is whole."""
     save_file(state, tmp_path / "klein.safetensors")
-    loading.open_transformer(tmp_path / "klein.safetensors")
+    build.open_transformer(tmp_path / "klein.safetensors")
     assert load_file(tmp_path / "klein.safetensors").keys() == state.keys()

@@ -5,17 +5,21 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import kleinod
+from kleinod.audit import audit_log_reader
+from kleinod.audit.audit_log import AuditLog
 from kleinod.catalog import config_folder
-from kleinod.provenance import audit_reading, verification
-from kleinod.provenance.audit import AuditLog
+from kleinod.provenance import verification
 from kleinod.safety.pictures import Drawings
 from kleinod.safety.verdicts import SEXUAL
 
@@ -119,6 +123,21 @@ def test_steps_and_guidance_have_two_spellings(pipe: kleinod.Pipeline) -> None:
         ({"format": 3}, "format: 3 is unknown"),
         ({"quality": 101, "format": "jpg"}, "quality: 101 is not from 0 to 100"),
         ({"seed": 2**63 - 1, "num_images": 2}, "seed: .* with 2 images"),
+        ({"mask_image": "a.png"}, "'mask_image'; masks are not supported; say in the prompt"),
+        ({"output_type": "np"}, r"'output_type'; each of a result's images has \.image"),
+        ({"strength": 0.8}, "'strength'; a reference image is edited as the prompt says"),
+        ({"torch_dtype": "bf16"}, r"'torch_dtype'; it is an argument of kleinod\.load: dtype=…"),
+        ({"device": "cpu"}, r"'device'; it is an argument of kleinod\.load: device=…"),
+        ({"prompt_embeds": 1}, "'prompt_embeds'; prompts are given as text"),
+        ({"sigmas": [1, 0]}, "'sigmas'; the schedule is the model's own"),
+        ({"generator": 3}, "'generator'; did you mean 'seed'"),
+        ({"steps": 0}, "^steps: 0 is under 1"),
+        ({"num_inference_steps": 0}, "^num_inference_steps: 0 is under 1"),
+        ({"guidance": 0.1}, "^guidance: 0.1 is under 1"),
+        ({"guidance_scale": "x"}, "^guidance_scale: 'x' is not"),
+        ({"x" * 5000: 1}, "unknown argument 'xxx.*…; known are"),
+        ({"reference_images": "x" * 5000}, "^reference_images: cannot read xxx"),
+        ({"format": "x" * 5000}, "^format: 'xxx.*… is unknown"),
         ({"seed": 1.5}, "seed: 1.5 is not an integer"),
         ({"prompt": 5}, "prompt: 5 is not a string"),
     ],
@@ -129,12 +148,141 @@ def test_mistake_is_one_line_before_any_step(
     for call in (pipe.generate, pipe.stream, pipe):
         with pytest.raises(kleinod.InputError, match=message) as caught:
             call(**{"prompt": "a fox", **fields})
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: pipe("a fox", 7), "generate: 7 is one argument too many; give it by name"),
+        (lambda pipe: pipe.generate("a fox", 7, 8), "generate: 7 is one argument too many; give"),
+        (lambda pipe: pipe.stream("a fox", "b"), r"stream: 'b' is .* \(reference_images=…, "),
+        (lambda pipe: pipe(), r"^prompt: nothing is given; call .*\(prompt=…\)"),
+        (lambda pipe: pipe.generate(seed=7), r"^prompt: nothing is given"),
+        (lambda pipe: pipe.stream(), r"^prompt: nothing is given; call stream\(prompt=…\)"),
+        (lambda pipe: pipe("a", prompt="b"), r"^prompt: 'b' is a second value"),
+        (lambda pipe: pipe("a", on_step=3), r"^on_step: 3 is no function"),
+        (lambda pipe: pipe("a", on_step=lambda: 0), r"^on_step: <function .*cannot be called with"),
+        (lambda pipe: pipe("a", on_step=lambda a, b: 0), r"^on_step: .* '\(a, b\)'; give a"),
+        (lambda pipe: pipe("a", progress="x"), r"^progress: 'x' is not a bool"),
+        (lambda pipe: pipe.stream_request("a"), r"^request: 'a' is no ImageRequest"),
+        (lambda pipe: kleinod.load(progress=3), r"^progress: 3 is not a bool"),
+        (lambda pipe: kleinod.load(None), r"^model: None is not a path"),
+        (lambda pipe: kleinod.load(3), r"^model: 3 is not a path"),
+        (lambda pipe: kleinod.load(b"mini"), r"^model: b'mini' is not a path"),
+        (lambda pipe: kleinod.load("mini", "cpu"), r"^load: 'cpu' is one argument too many"),
+        (lambda pipe: kleinod.load(components="x"), r"^components: 'x' is no kleinod.Components"),
+        (lambda pipe: kleinod.load(components={"vae": 1}), r"^components: \{'vae': 1\} is no "),
+        (lambda pipe: kleinod.load(offload=3), r"^offload: 3 is unknown; give auto"),
+        (lambda pipe: kleinod.load(offload=["none"]), r"^offload: \['none'\] is unknown"),
+        (lambda pipe: kleinod.load(dtype=16), r"^dtype: 16 is unknown; give float32"),
+        (lambda pipe: kleinod.load(device=[]), r"^device: \[\] is unknown"),
+        (lambda pipe: kleinod.load(safety=3), r"^safety: 3 is unknown; give on or off"),
+        (lambda pipe: kleinod.load(strength=3), r"'strength'; a reference image is"),
+        (lambda pipe: kleinod.load(vae="x"), r"'vae'; give components=kleinod.Components"),
+        (lambda pipe: kleinod.load(revision="main"), r"'revision'; models are loaded from this"),
+        (lambda pipe: kleinod.load(num_steps=3), r"an argument of generate: .*inference_steps=…"),
+        (lambda pipe: kleinod.load(seed=3), r"'seed'; it is an argument of generate"),
+        (lambda pipe: kleinod.load(residency="all", offload="model"), "residency: all contradicts"),
+        (lambda pipe: kleinod.Pipeline("mini"), r"call kleinod.load\('mini'\)"),
+    ],
+)
+def test_wrong_call_is_one_line(
+    pipe: kleinod.Pipeline, call: Callable[[kleinod.Pipeline], object], message: str
+) -> None:
+    with pytest.raises(kleinod.InputError, match=message) as caught:
+        call(pipe)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("on_step", [print, [].append, lambda *steps: None, lambda a, b=1: None])
+def test_what_can_take_a_step_is_called(
+    pipe: kleinod.Pipeline, on_step: Callable[[kleinod.Step], object]
+) -> None:
+    assert len(pipe("a fox", steps=1, **SIZE, on_step=on_step)) == 1
+
+
+@pytest.mark.parametrize("path", [3, None, b"a.png", ["a.png"]])
+def test_picture_is_saved_at_a_path_only(pipe: kleinod.Pipeline, path: object) -> None:
+    made = pipe("a fox", steps=1, **SIZE)[0]
+    with pytest.raises(kleinod.InputError, match=r"^path: .* is not a path; give a string"):
+        made.save(path)
+    with pytest.raises(kleinod.InputError, match=r"^path: nothing is given"):
+        made.save()
+
+
+def test_generated_image_is_a_reference(pipe: kleinod.Pipeline) -> None:
+    result = pipe("a fox", seed=7, **SIZE)
+    bare = pipe.sampler.generate("a fox", seed=7, **SIZE)
+    prints = []
+    for source in (result, result[0], [result[0]], [result], result[0].data):
+        edited = pipe("edit", reference_images=source, seed=1)[0]
+        prints.append(edited.receipt["picture"]["painted_sha256"])
+    assert len(set(prints)) == 1
+    for source in (bare, bare.images[0], result):
+        assert pipe.sampler.generate("edit", reference_images=source, seed=1).images
+    two = pipe("a fox", num_images=2, **SIZE)
+    with pytest.raises(kleinod.InputError, match=r"^reference_images: .*a result with 2 images"):
+        pipe("edit", reference_images=two)
+    assert len(pipe("edit", reference_images=two.images)) == 1
+
+
+@pytest.mark.parametrize(("safety", "is_on"), [(True, True), (False, False), ("on", True)])
+def test_safety_may_be_a_bool(tiny_model: Path, safety: bool | str, is_on: bool) -> None:
+    assert (kleinod.load(tiny_model, safety=safety).session.guard is not None) == is_on
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_number_formats_have_several_spellings(tiny_model: Path, dtype: str | torch.dtype) -> None:
+    assert kleinod.load(tiny_model, dtype=dtype).sampler.dtype == torch.bfloat16
+    assert kleinod.load(tiny_model, dtype="fp32").sampler.dtype == torch.float32
+
+
+def test_whole_numbers_of_every_type_are_taken(tiny_model: Path) -> None:
+    pipe = kleinod.load(tiny_model, safety_tolerance=np.int64(3))
+    made = pipe("a fox", seed=7.0, steps=np.int32(1), quality=np.uint8(80), format="jpg", **SIZE)[0]
+    assert made.seed == 7 and json.dumps(made.receipt)
+
+
+@pytest.mark.parametrize(("word", "policy"), [("all", "none"), ("sequential", "model")])
+def test_old_words_of_offload_are_understood_and_logged(
+    tiny_model: Path, word: str, policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("offload", "residency"):
+        caplog.clear()
+        pipe = kleinod.load(tiny_model, **{name: word})
+        assert pipe.sampler.residents.policy == policy
+        assert [record.getMessage() for record in caplog.records] == [
+            f"offload: '{word}' is deprecated, and the next release does not accept it; "
+            f"give '{policy}'"
+        ]
+
+
+def test_quality_of_a_png_is_warned_of(
+    pipe: kleinod.Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe("a fox", steps=1, quality=80, **SIZE)
+    assert "quality: 80 has no effect on a PNG" in caplog.text
+    caplog.clear()
+    pipe("a fox", steps=1, quality=80, format="webp", **SIZE)
+    assert "quality" not in caplog.text
+
+
+def test_created_folder_is_logged(
+    pipe: kleinod.Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = pipe("a fox", steps=1, **SIZE)[0]
+    with caplog.at_level("INFO"):
+        made.save(tmp_path / "new" / "deeper" / "a.png")
+    assert f"created folder {tmp_path / 'new' / 'deeper'}" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"torch_dtypes": "float32"}, "'torch_dtypes'; did you mean 'dtype'"),
         ({"torch_dtype": "float32"}, "'torch_dtype'; did you mean 'dtype'"),
         (
             {"offload": "all of it"},
@@ -207,7 +355,10 @@ def test_prompt_too_long_for_the_kind_is_refused_before_any_step(pipe: kleinod.P
 
 
 def test_blocked_image_spoils_no_other(
-    pipe: kleinod.Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pipe: kleinod.Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("KLEINOD_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
     _block(monkeypatch, 0.1, 0.95, 0.1, 0.1)
@@ -215,11 +366,28 @@ def test_blocked_image_spoils_no_other(
     assert [one.seed for one in result.images] == [7, 9, 10] and len(result) == 3
     assert [one.index for one in result.blocked] == [1]
     assert result.blocked[0].error.moment == "result"
+    where = "image 2 of 4 (seed 8, prompt 'a fox')"
+    assert where in caplog.text and result.blocked[0].where == where
+    assert (result.blocked[0].seed, result.blocked[0].prompt) == (8, "a fox")
     entries = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [entry["event"] for entry in entries] == [
         *("generated", "moderated", "generated", "generated")
     ]
-    assert not audit_reading.verify(AuditLog(tmp_path / "audit.jsonl")).problems
+    assert not audit_log_reader.verify(AuditLog(tmp_path / "audit.jsonl")).problems
+
+
+def test_blocked_image_of_several_prompts_is_named(
+    pipe: kleinod.Pipeline, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    _block(monkeypatch, 0.1, 0.1, 0.95, 0.1)
+    result = pipe(["a fox", "an owl"], seed=7, num_images=2, **SIZE)
+    assert [str(one.error)[:45] for one in result.blocked] == [
+        "image 3 of 4 (seed 9, prompt 'an owl'): the r"
+    ]
+    private = kleinod.load(tiny_model, provenance=kleinod.ProvenanceOptions(private=True))
+    _block(monkeypatch, 0.1, 0.95)
+    hidden = private(["a fox", "an owl"], seed=7, **SIZE).blocked[0]
+    assert hidden.prompt is None and hidden.where == "image 2 of 2 (seed 8)"
 
 
 def test_request_whose_images_are_all_blocked_raises(
@@ -300,8 +468,14 @@ def test_signer_that_cannot_sign_is_found_before_any_step(
 
 def test_objects_have_a_short_repr(pipe: kleinod.Pipeline) -> None:
     result = pipe.generate("a fox", seed=7, **SIZE)
-    steps = list(pipe.stream("a fox", steps=1, **SIZE))
+    stream = pipe.stream("a fox", steps=2, **SIZE)
+    steps = list(stream)
+    several = pipe.generate(["a fox", "an owl"], num_images=2, steps=1, **SIZE)
+    assert repr(stream) == "<StepStream 2 of 2 steps done, 1 image>"
+    assert "GeneratedImage" not in repr(steps[-1]) and "object at 0x" not in repr(pipe.session)
+    assert len(repr(several)) < 600
     objects = (
+        *(stream, steps[-1]),
         *(pipe, pipe.sampler, result, result[0], steps[0], pipe.session),
         *(pipe.info, kleinod.ImageRequest("a", Image.new("RGB", (999, 999)))),
     )
@@ -328,6 +502,23 @@ def test_habits_from_elsewhere_get_a_hint(pipe: kleinod.Pipeline) -> None:
     ):
         with pytest.raises(AttributeError, match=hint):
             getattr(pipe, name)
+    for name in ("vae", "transformer", "scheduler", "device", "dtype", "unet", "cuda"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; .{{20,}}"):
+            getattr(pipe, name)
+    for name in ("enable_xformers_memory_efficient_attention", "enable_vae_tiling", "disable_x"):
+        with pytest.raises(AttributeError, match=r"nothing has to be switched on; .*offload"):
+            getattr(pipe, name)
+    for name in ("from_pretrained", "Flux2KleinPipeline", "DiffusionPipeline", "generate"):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'; call kleinod\.load\("):
+            getattr(kleinod, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'from_pretrained'; kleinod\.load"):
+        _ = kleinod.Pipeline.from_pretrained
+    for name in ("show", "size", "resize"):
+        with pytest.raises(AttributeError, match=rf"the PIL image has it: \.image\.{name}"):
+            getattr(pipe("a fox", steps=1, **SIZE)[0], name)
+    for one in (pipe, kleinod, kleinod.Pipeline):
+        with pytest.raises(AttributeError, match=r"no attribute 'no_such_thing'$"):
+            _ = one.no_such_thing
     assert not hasattr(pipe, "no_such_thing")
     with pytest.raises(AttributeError, match=r"kleinod\.load"):
         _ = kleinod.Painter
@@ -353,3 +544,19 @@ def test_generate_and_stream_take_the_same_arguments() -> None:
     assert all(stream[name] == generate[name] for name in stream)
     fields = set(inspect.signature(kleinod.ImageRequest).parameters)
     assert fields <= set(stream)
+
+
+def test_documented_filter_blocks_as_documented(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "filters.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    point = SimpleNamespace(name="no-clowns", load=lambda: names["NoClowns"])
+    monkeypatch.setattr("kleinod.safety.guard.entry_points", lambda group: [point])
+    pipe = kleinod.load(tiny_model)
+    assert pipe("a fox", steps=1, **SIZE).images
+    with pytest.raises(kleinod.ModeratedError) as caught:
+        pipe("a sad Clown", steps=1, **SIZE)
+    line = page.split("moderated: ")[1].split(";")[0]
+    assert str(caught.value).startswith(line)

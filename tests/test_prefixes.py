@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.cli import app
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, WeightsError
 from kleinod.request import Components
-from kleinod.weights import loading, prefixes
+from kleinod.weights import build, prefixes
 from kleinod.weights.folders import model_paths
-from kleinod.weights.inspection import inspected, read_part
+from kleinod.weights.inspect_model import inspected, read_part
 
 State = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -57,9 +57,9 @@ def _under(prefix: str, state: State) -> State:
 
 def _open(path: Path, component: str) -> nn.Module:
     if component == "text_encoder":
-        return loading.open_text_encoder(path, LAYERS).filled(CPU, torch.float32)
+        return build.open_text_encoder(path, LAYERS).filled(CPU, torch.float32)
     is_transformer = component == "transformer"
-    opened = (loading.open_transformer if is_transformer else loading.open_autoencoder)(path)
+    opened = (build.open_transformer if is_transformer else build.open_autoencoder)(path)
     return opened.filled(CPU, torch.float32)
 
 
@@ -135,11 +135,11 @@ def test_an_unknown_prefix_is_refused(
 ) -> None:
     file = _saved(tmp_path / "klein.safetensors", _under(prefix, states["transformer"]))
     with pytest.raises(WeightsError, match="is not a klein transformer: it lacks img_in"):
-        loading.open_transformer(file)
+        build.open_transformer(file)
     both = states["transformer"] | _under(prefix, states["transformer"])
     _saved(file, {name: tensor.clone() for name, tensor in both.items()})
     with pytest.raises(WeightsError, match=rf"has the unknown tensor {prefix}"):
-        loading.open_transformer(file)
+        build.open_transformer(file)
 
 
 def test_a_tensor_under_two_prefixes_is_refused(states: dict[str, State], tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_tensor_under_two_prefixes_is_refused(states: dict[str, State], tmp_pa
     state["module.img_in.weight"] = state["img_in.weight"].clone()
     file = _saved(tmp_path / "klein.safetensors", state)
     with pytest.raises(WeightsError, match=r"tensor img_in\.weight twice"):
-        loading.open_transformer(file)
+        build.open_transformer(file)
 
 
 @pytest.mark.parametrize(
@@ -324,9 +324,9 @@ def test_a_decoder_without_statistics_takes_the_models(
     state = {n: t for n, t in _decoder(states, "bare").items() if not n.startswith("bn.")}
     file = _saved(tmp_path / "small_decoder.safetensors", state)
     with pytest.raises(WeightsError, match="a decoder without the latents' statistics, bn"):
-        loading.open_autoencoder(file)
+        build.open_autoencoder(file)
     own = model_paths(folder, Components(autoencoder=file)).own_autoencoder
-    mine = loading.open_autoencoder(file, own).filled(CPU, torch.float32)
+    mine = build.open_autoencoder(file, own).filled(CPU, torch.float32)
     theirs = _open(folder / "vae", "autoencoder")
     latents = torch.randn(1, 128, 4, 4)
     assert torch.equal(mine.decode(latents), theirs.decode(latents))
@@ -344,4 +344,4 @@ def test_a_single_autoencoder_of_other_norm_groups_says_so(
 ) -> None:
     file = Path(shutil.copy(tiny_model / "vae/model.safetensors", tmp_path / "ae.safetensors"))
     with pytest.raises(WeightsError, match="16 channels are not a multiple of 32"):
-        loading.open_autoencoder(file)
+        build.open_autoencoder(file)

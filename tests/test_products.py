@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from kleinod.assembly import load_sampler
 from kleinod.bench.likeness import mean_squared_error, psnr
 from kleinod.cli.app import app
-from kleinod.models import products
+from kleinod.compute import matmul
+from kleinod.diffusion.loading import load_sampler
 from kleinod.quantization import int8
 from kleinod.quantization.int8 import Int8Linear
 from kleinod.quantization.stored import PlainWeight, StoredLinear
@@ -25,19 +25,19 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(matmul, "has_bfloat16", lambda: False)
 
 
 def test_only_bfloat16_on_such_a_processor_is_multiplied_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert products.has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert matmul.has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     wide = {}
     for has in (True, False):
-        monkeypatch.setattr(products, "has_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(matmul, "has_bfloat16", lambda has=has: has)
         for device in (CPU, torch.device("meta")):
-            wide[has, device.type] = products.product_dtype(torch.bfloat16, device)
-        assert products.product_dtype(torch.float16, CPU) == torch.float16
+            wide[has, device.type] = matmul.product_dtype(torch.bfloat16, device)
+        assert matmul.product_dtype(torch.float16, CPU) == torch.float16
     assert [number for number in wide.values() if number == torch.float32] == [torch.float32]
     assert wide[False, "cpu"] == torch.float32
 
@@ -99,7 +99,7 @@ def _painted(**options: str) -> np.ndarray:
 
 def test_the_picture_is_the_same_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _painted()
-    monkeypatch.setattr(products, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(matmul, "has_bfloat16", lambda: False)
     difference = psnr(mean_squared_error(plain, _painted()))
     # between bfloat16 and float32 on this model: 41 dB and more
     assert difference is None or difference > 38

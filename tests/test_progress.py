@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from kleinod.cli.progress import startup_status
+from kleinod.cli.progress_bars import startup_status
 from kleinod.progress import StatusLine, is_notebook, progress_line, start_line, terminal_line
 
 STAGES = ("starting", "loading", "encoding text", "denoising", "decoding", "finishing")

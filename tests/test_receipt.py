@@ -12,7 +12,7 @@ from PIL import Image
 from test_manifest import RECEIPT
 
 from kleinod import catalog
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError
 from kleinod.provenance import container, facts
 from kleinod.provenance import receipt as receipts
@@ -90,7 +90,10 @@ def test_receipt_says_what_repeats_the_picture(tiny_model: Path) -> None:
     }
     assert draft["batch"] == {"size": 3}
     assert (draft["numbers"]["dtype"], draft["device"]["type"]) == ("bfloat16", "cpu")
-    assert (draft["c2pa"], draft["watermark"]) == ("on", {"method": "robust"})
+    assert (draft["c2pa"], draft["watermark"]) == (
+        "on",
+        {"method": "robust", "version": 2},
+    )
     assert draft == json.loads(receipts.to_json(draft))
     files = {file["component"]: file for file in draft["model"]["files"]}
     assert files.keys() == {"transformer", "text_encoder", "autoencoder", "tokenizer"}
@@ -166,3 +169,9 @@ def test_differences_name_the_line() -> None:
     other = RECEIPT | {"numbers": {"dtype": "bfloat16"}}
     assert receipts.differences(RECEIPT, other) == ["numbers.dtype: float32 then, bfloat16 now"]
     assert receipts.differences(RECEIPT, RECEIPT) == []
+
+
+def test_version_of_the_watermark_is_covered_by_the_payload() -> None:
+    older = RECEIPT | {"watermark": {"method": "robust"}}
+    newer = RECEIPT | {"watermark": {"method": "robust", "version": 2}}
+    assert receipts.payload_of(older) != receipts.payload_of(newer)

@@ -12,10 +12,10 @@ from header_files import header_of, write_sparse
 from published import KLEIN_9B, as_fp8, as_nvfp4, entry, klein, of_module
 from torch import nn
 
-from kleinod.weights import lora_recognition
+from kleinod.weights import identify_lora
 from kleinod.weights.headers import TensorEntry, read_header
-from kleinod.weights.inspection import Part, read_part
-from kleinod.weights.recognition import Finding, recognise
+from kleinod.weights.identify import Finding, recognise
+from kleinod.weights.inspect_model import Part, read_part
 
 
 def _entries(tensors: published.Entries) -> dict[str, TensorEntry]:
@@ -387,7 +387,7 @@ def test_malformed_names_and_alpha_are_noted() -> None:
 
 
 def test_a_model_is_no_adapter() -> None:
-    assert lora_recognition.recognised(_entries(klein())) is None
+    assert identify_lora.recognised(_entries(klein())) is None
 
 
 def test_recognition_reads_the_header_only(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from training_parts import shapes, tiny_flow, tiny_tools
 
+from kleinod.evaluation.concept_removal import Insisting, Removal, RemovalRecipe, instead, twins
+from kleinod.icons.scenes import Composer, Scene, Thing, drawn
 from kleinod.training.distillation import DistillationObjective, Paths, distillation_loop
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool
-from kleinod.training.removal import Insisting, Removal, RemovalRecipe, instead, twins
-from kleinod.training.scenes import Composer, Scene, Thing, drawn
 
 NAMES = ("circle", "square", "owl")
 

@@ -1,11 +1,13 @@
 """Each impossible request is refused in one line with field, value, limit and remedy."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kleinod.errors import InputError
-from kleinod.request import ImageRequest
+from kleinod.request import Components, ImageRequest
 
 
 @pytest.mark.parametrize(
@@ -16,7 +18,9 @@ from kleinod.request import ImageRequest
         ({"height": 48}, "height: 48 is under 64; give at least 64"),
         ({"width": -64}, "width: -64 is under 64; give at least 64"),
         ({"width": 0}, "width: 0 is under 64; give at least 64"),
-        ({"width": 64.0}, "width: 64.0 is not an integer; give one from 64 to 65536"),
+        ({"width": 64.5}, "width: 64.5 is not an integer; give one from 64 to 65536"),
+        ({"seed": float("inf")}, "seed: inf is not an integer"),
+        ({"seed": "7"}, "seed: '7' is not an integer"),
         ({"width": 2064, "height": 2048}, "width x height: 2064x2048 is over 4 megapixels"),
         ({"width": 10**9}, "width: 1000000000 is over"),
         ({"width": 1024, "height": 64}, "width x height: 1024x64 is longer than 8:1"),
@@ -80,3 +84,36 @@ def test_one_reference_counts_as_a_tuple_of_one() -> None:
 def test_unknown_field_names_the_one_that_is_meant() -> None:
     with pytest.raises(InputError, match=r"'numimages'; did you mean 'num_images'"):
         ImageRequest("a", numimages=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("seven", [7.0, np.int32(7), np.int64(7), np.uint8(7), np.float32(7)])
+@pytest.mark.parametrize("field", ["seed", "num_images", "num_inference_steps"])
+def test_whole_numbers_of_every_type_are_pythons(field: str, seven: object) -> None:
+    request = ImageRequest("a cat", **{field: seven})
+    request.validate()
+    assert (getattr(request, field), type(getattr(request, field))) == (7, int)
+
+
+@pytest.mark.parametrize("scale", [np.float32(2.5), np.float64(2.5), 2.5])
+def test_guidance_of_every_type_is_pythons(scale: object) -> None:
+    request = ImageRequest("a cat", guidance_scale=scale)
+    request.validate()
+    assert (request.guidance_scale, type(request.guidance_scale)) == (2.5, float)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ImageRequest(), "prompt: nothing is given; call ImageRequest(prompt=…)"),
+        (lambda: ImageRequest(width=64), "prompt: nothing is given"),
+        (lambda: ImageRequest("a", prompt="b"), "prompt: 'b' is a second value; give one"),
+        (lambda: ImageRequest("a", strength=1), "unknown argument 'strength'; a reference image"),
+        (lambda: ImageRequest(*range(12)), "ImageRequest: 9 is one argument too many"),
+        (lambda: Components(vae="a"), "unknown argument 'vae'; did you mean 'autoencoder'?"),
+        (lambda: Components("a", "b", "c", "d"), "Components: 'd' is one argument too many"),
+    ],
+)
+def test_wrong_call_is_one_line(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

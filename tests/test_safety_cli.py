@@ -124,5 +124,8 @@ def test_evaluation_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["english"]["num_benign"] > 20 and "none are part" in told["not_measured"]
+    assert told["languages"]["ru"]["num_disallowed"] > 0
+    assert "homoglyph" in told["kinds"] and "wrong" in told
     table = _run("evaluate", "safety").stdout
+    assert "language" in table and "kind, English" in table
     assert "nonconsensual" in table and "benign prompts pass" in table

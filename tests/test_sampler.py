@@ -7,10 +7,10 @@ import tiny
 import torch
 from PIL import Image
 
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.errors import InputError, NumericalError
 from kleinod.request import ImageRequest
-from kleinod.sampler import Sampler
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 2}
 

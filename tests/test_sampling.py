@@ -7,8 +7,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.utils.torch_utils import randn_tensor
 
-from kleinod.latents import sample_noise
-from kleinod.sampling import euler_step, guided, sigmas, timestep
+from kleinod.diffusion.latents import sample_noise
+from kleinod.diffusion.sampling import euler_step, guided, sigmas, timestep
 
 # klein-facts E.1: width, height, steps, sigmas
 TABLE = [

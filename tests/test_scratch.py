@@ -5,18 +5,18 @@ import threading
 import torch
 from torch import nn
 
-from kleinod.models import scratch
+from kleinod.compute import workspace
 
 
 def _addresses(*shapes: tuple[int, ...]) -> list[int]:
-    scratch.again()
-    made = [scratch.empty(shape, torch.bfloat16) for shape in shapes]
+    workspace.again()
+    made = [workspace.empty(shape, torch.bfloat16) for shape in shapes]
     assert [tensor.shape for tensor in made] == list(shapes)
     return [tensor.data_ptr() for tensor in made]
 
 
 def test_every_block_gets_the_same_memory_once_it_is_large_enough() -> None:
-    with scratch.kept(True):
+    with workspace.kept(True):
         _addresses((3, 5), (7, 2))
         first = _addresses((3, 5), (7, 2))
         assert first == _addresses((3, 5), (7, 2))
@@ -26,10 +26,10 @@ def test_every_block_gets_the_same_memory_once_it_is_large_enough() -> None:
 
 
 def test_what_finds_no_room_overlaps_nothing() -> None:
-    with scratch.kept(True):
+    with workspace.kept(True):
         _addresses((8,))
-        scratch.again()
-        tensors = [scratch.empty((8,), torch.float32).fill_(i) for i in range(4)]
+        workspace.again()
+        tensors = [workspace.empty((8,), torch.float32).fill_(i) for i in range(4)]
         assert all((tensor == i).all() for i, tensor in enumerate(tensors))
 
 
@@ -37,18 +37,18 @@ def test_outside_of_a_pass_and_in_another_thread_memory_is_fresh() -> None:
     others: list[bool] = []
 
     def look() -> None:
-        scratch.again()
-        a, b = (scratch.empty((64,), torch.float32).fill_(i) for i in range(2))
-        scratch.again()
-        scratch.empty((64,), torch.float32).fill_(9)
+        workspace.again()
+        a, b = (workspace.empty((64,), torch.float32).fill_(i) for i in range(2))
+        workspace.again()
+        workspace.empty((64,), torch.float32).fill_(9)
         others.append(bool((a == 0).all() and (b == 1).all()))
 
     look()
-    with scratch.kept(True):
+    with workspace.kept(True):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
-    with scratch.kept(False):
+    with workspace.kept(False):
         look()
     assert others == [True, True, True]
 
@@ -57,20 +57,20 @@ def test_a_product_has_the_linears_bits_and_its_hooks_still_run() -> None:
     torch.manual_seed(0)
     plain = nn.Linear(96, 160, bias=False).bfloat16()
     x = torch.randn(37, 96).bfloat16()
-    with torch.inference_mode(), scratch.kept(True):
+    with torch.inference_mode(), workspace.kept(True):
         for _ in range(2):
-            scratch.again()
-            assert torch.equal(scratch.product(plain, x), plain(x))
+            workspace.again()
+            assert torch.equal(workspace.product(plain, x), plain(x))
 
         class Doubled(nn.Linear):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return 2 * super().forward(x)
 
         other = Doubled(96, 160, bias=False).bfloat16()
-        assert torch.equal(scratch.product(other, x), other(x))
+        assert torch.equal(workspace.product(other, x), other(x))
         calls: list[int] = []
         plain.register_forward_hook(lambda *_: calls.append(1))
-        scratch.product(plain, x)
+        workspace.product(plain, x)
         assert calls == [1]
         with_bias = nn.Linear(96, 160).bfloat16()
-        assert torch.equal(scratch.product(with_bias, x), with_bias(x))
+        assert torch.equal(workspace.product(with_bias, x), with_bias(x))

@@ -22,10 +22,10 @@ from PIL import Image
 from sqlalchemy import select
 
 from kleinod.provenance import container
-from kleinod.server.claims import ALONE_PAUSE_SECONDS
-from kleinod.server.database import Database
-from kleinod.server.keys import Keys
-from kleinod.server.tables import JobRow
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.claims import ALONE_PAUSE_SECONDS
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.tables import JobRow
 
 NUM_CLIENTS, JOBS_EACH, OUTSTANDING, NUM_KILLS = 5, 10, 2, 10
 # of the kills, how many come while the server starts

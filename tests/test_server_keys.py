@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner, Result
 
+from kleinod.cli import app
 from kleinod.errors import InputError
-from kleinod.server.database import Database
-from kleinod.server.keys import Keys
-from kleinod.server.tables import KeyRow
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.tables import KeyRow
 
 
 def test_key_is_found_by_its_whole_text_only(database: Database) -> None:
@@ -83,3 +85,18 @@ def test_command_makes_lists_and_revokes(tmp_path: Path, monkeypatch: pytest.Mon
     assert [entry["event"] for entry in told] == ["key_created", "key_created", "key_revoked"]
     failed = _kleinod("revoke", "nobody")
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+
+
+def test_empty_list_of_keys_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kleinod.toml").write_text(f'database_url = "sqlite:///{tmp_path / "keys.db"}"\n')
+
+    def listed(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["keys", "list", *arguments])
+
+    assert listed().stderr == "no keys yet; make one with kleinod keys create NAME\n"
+    assert json.loads(listed("--json").stdout) == [] and listed("--json").stderr == ""
+    assert CliRunner().invoke(app, ["keys", "create", "anna"]).exit_code == 0
+    assert listed().stderr == "" and "anna" in listed().stdout

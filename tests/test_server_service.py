@@ -17,16 +17,17 @@ from PIL import Image
 from serving import SIDE, ended, new_job, running
 from sqlalchemy import update
 
+from kleinod.audit import audit_log
+from kleinod.audit.audit_log import AuditLog
 from kleinod.errors import InputError
-from kleinod.provenance import audit, container, verification
-from kleinod.provenance.audit import AuditLog
-from kleinod.server import signatures
-from kleinod.server.database import Database
-from kleinod.server.jobs import Job, JobEnded, JobProgress, JobStatus
-from kleinod.server.retention import Retention
+from kleinod.provenance import container, verification
+from kleinod.server.job_queue import signed_urls
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.job import Job, JobEnded, JobProgress, JobStatus
+from kleinod.server.job_queue.retention import Retention
+from kleinod.server.job_queue.store import JobStore, Limits
+from kleinod.server.job_queue.tables import JobRow
 from kleinod.server.service import Service
-from kleinod.server.store import JobStore, Limits
-from kleinod.server.tables import JobRow
 from kleinod.server.threads import Threads
 
 LIMITS = Limits(max_queue=9, key_concurrency=9, key_requests_per_minute=9, result_seconds=100)
@@ -194,7 +195,7 @@ def test_pictures_url_is_valid_for_a_while_and_for_itself(served: Served) -> Non
     assert not check(url.path, expires, "é" + signature[1:])
     assert not check(url.path, "٣", signature)
     secret = served.service._url_secret
-    late = signatures.is_valid_url(
+    late = signed_urls.is_valid_url(
         secret, url.path, expires, signature=signature, now_seconds=int(expires)
     )
     assert not late
@@ -240,7 +241,7 @@ def test_audit_log_tells_pictures_and_what_was_stopped(served: Served) -> None:
 def test_no_picture_without_its_entry_in_the_audit_log(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(log: AuditLog, event: audit.Event) -> None:
+    def full(log: AuditLog, event: audit_log.Event) -> None:
         raise InputError("KLEINOD_AUDIT_LOG: /secret/place cannot be written")
 
     monkeypatch.setattr(AuditLog, "append", full)
@@ -251,7 +252,7 @@ def test_no_picture_without_its_entry_in_the_audit_log(
 
 
 def _audit_lines() -> list[dict[str, Any]]:
-    text = audit.default_path().read_text(encoding="utf-8")
+    text = audit_log.default_path().read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -361,4 +362,4 @@ def test_webhook_is_signed_sent_again_and_survives_a_restart(tmp_path: Path) -> 
     asyncio.run(second(job))
     assert len(receiver.bodies) == 3, "sent after it was delivered"
     assert json.loads(receiver.bodies[-1])["id"] == job.id
-    assert signatures.webhook_signature("geheim", receiver.bodies[-1]) == receiver.signatures[-1]
+    assert signed_urls.webhook_signature("geheim", receiver.bodies[-1]) == receiver.signatures[-1]

@@ -17,12 +17,12 @@ from http_server import serving as serving_process
 from serving import ended, new_job, running
 from sqlalchemy import select
 
-from kleinod.server import storage as storage_module
-from kleinod.server.database import Database
-from kleinod.server.jobs import JobStatus, Unavailable
-from kleinod.server.keys import Keys
+from kleinod.server.job_queue import storage as storage_module
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.job import JobStatus, Unavailable
+from kleinod.server.job_queue.tables import JobRow, WorkerRow
 from kleinod.server.service import Service
-from kleinod.server.tables import JobRow, WorkerRow
 
 KLEIN, PAINT = "/v1/flux-2-klein-4b", "/v1/images/generations"
 # takes longer than a revoked key may be listened to

@@ -11,14 +11,14 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from kleinod.errors import InputError
-from kleinod.server import claims as claims_module
-from kleinod.server import processes
-from kleinod.server.claims import Claims, Outcome, Terms
-from kleinod.server.database import Database, migration_config
-from kleinod.server.jobs import JobStatus, LimitReached, QueueFull, StoredImage
-from kleinod.server.keys import Keys
-from kleinod.server.store import JobStore, Limits
-from kleinod.server.tables import JobRow, WebhookRow, WorkerRow
+from kleinod.server.job_queue import claims as claims_module
+from kleinod.server.job_queue import processes
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.claims import Claims, Outcome, Terms
+from kleinod.server.job_queue.database import Database, migration_config
+from kleinod.server.job_queue.job import JobStatus, LimitReached, QueueFull, StoredImage
+from kleinod.server.job_queue.store import JobStore, Limits
+from kleinod.server.job_queue.tables import JobRow, WebhookRow, WorkerRow
 
 TERMS = Terms(lease_seconds=20, max_attempts_alone=2, result_seconds=100)
 IMAGE = StoredImage("results/x/0.png", 7, 64, 64, "png")

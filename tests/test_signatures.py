@@ -19,13 +19,13 @@ from published import entry, klein, of_module
 from typer.testing import CliRunner
 
 import kleinod
-from kleinod.assembly import load_sampler
 from kleinod.cli import app
+from kleinod.diffusion.loading import load_sampler
 from kleinod.errors import InputError, WeightsError
 from kleinod.request import Components
 from kleinod.weights.folders import model_paths
 from kleinod.weights.headers import read_header
-from kleinod.weights.inspection import inspected
+from kleinod.weights.inspect_model import inspected
 
 
 def _picture(kind: str) -> bytes:
@@ -233,14 +233,14 @@ def test_a_wrong_kind_is_named_with_its_use(
 
 def test_loading_asks_what_the_file_is(tmp_path: Path) -> None:
     """Below the paths' check too, as for a folder's component."""
-    from kleinod.weights import loading
+    from kleinod.weights import build
 
     with pytest.raises(WeightsError, match="but a Qwen3 text encoder; give"):
-        loading.open_transformer(_qwen(tmp_path))
+        build.open_transformer(_qwen(tmp_path))
     with pytest.raises(WeightsError, match="but a T5 text encoder"):
-        loading.open_text_encoder(_t5(tmp_path), (1,))
+        build.open_text_encoder(_t5(tmp_path), (1,))
     with pytest.raises(WeightsError, match=r"but a FLUX\.2 klein 4B transformer"):
-        loading.open_autoencoder(_klein(tmp_path))
+        build.open_autoencoder(_klein(tmp_path))
 
 
 def test_a_single_file_is_refused_without_a_warning(tmp_path: Path) -> None:

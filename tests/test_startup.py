@@ -12,8 +12,8 @@ import torch
 
 import kleinod
 from kleinod.__main__ import is_slow
-from kleinod.models import attention_cuda, products
-from kleinod.models.graph_constants import constant_in_graphs
+from kleinod.compute import attention_cuda, matmul
+from kleinod.compute.graph_constants import constant_in_graphs
 
 # what a compiler needs and a plain picture does not
 _COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "networkx")
@@ -52,7 +52,7 @@ def test_constant_is_marked_as_torch_marks_it() -> None:
 
 def test_what_a_device_multiplies_is_a_constant_of_a_graph() -> None:
     def widened(x: torch.Tensor) -> torch.Tensor:
-        return x.to(products.product_dtype(x.dtype, x.device)) * 2
+        return x.to(matmul.product_dtype(x.dtype, x.device)) * 2
 
     def attended(x: torch.Tensor) -> torch.Tensor:
         return attention_cuda.attention(x, x, x)
@@ -115,7 +115,7 @@ def test_keys_are_made_listed_and_revoked_without_torch(
 
 def test_command_imports_no_other_command() -> None:
     own = {name for name in _modules("models") if name.startswith("kleinod.cli.")}
-    commands = {path.stem for path in Path(products.__file__).parents[1].glob("cli/*.py")}
+    commands = {path.stem for path in Path(matmul.__file__).parents[1].glob("cli/*.py")}
     others = commands & {"generate", "bench", "pull", "keys", "train", "serve", "inspect"}
     assert not own & {f"kleinod.cli.{name}" for name in others}
 
@@ -149,9 +149,10 @@ def spy(text):
     return write(text)
 sys.stderr.write = spy
 sys.argv = ["kleinod", *ARGUMENTS]
-from kleinod.__main__ import main
+from kleinod import __main__
+__main__.exit_without_teardown = lambda status: None  # the line below is still to be printed
 try:
-    main()
+    __main__.main()
 except SystemExit:
     pass
 print("FIRST", seen)
@@ -263,3 +264,30 @@ def test_dir_shows_the_public_names_alone() -> None:
     assert {name for name in listed if not name.startswith("_")} == set(kleinod.__all__)
     assert "__version__" in listed and "_HOMES" not in listed
     assert [name for name in kleinod.__all__ if not hasattr(kleinod, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "status"),
+    [
+        ("print('kept'); end(3)", "kept\n", 3),
+        ("end(None); print('goes on')", "goes on\n", 0),
+        ("end('a message'); print('goes on')", "goes on\n", 0),
+        # a thread is at work: what it does is waited for
+        (
+            "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start(); end(0)",
+            "late\n",
+            0,
+        ),
+        # a daemon is not
+        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); end(5)", "", 5),
+    ],
+)
+def test_process_ends_without_teardown(code: str, output: str, status: int) -> None:
+    setup = "import sys, threading, time; from kleinod.__main__ import exit_without_teardown as end"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{setup}; sys.modules['torch'] = sys; {code}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (status, output)

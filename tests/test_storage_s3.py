@@ -14,7 +14,7 @@ from PIL import Image
 from serving import SIDE, ended, new_job, running
 
 from kleinod.errors import InputError
-from kleinod.server.storage import Storage
+from kleinod.server.job_queue.storage import Storage
 
 URL = "s3://pictures/kleinod"
 

@@ -9,10 +9,10 @@ import sized
 import tiny
 import torch
 
-from kleinod import streaming
-from kleinod.assembly import load_sampler
-from kleinod.latents import image_position_ids, text_position_ids
-from kleinod.weights import loading
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.loading import load_sampler
+from kleinod.runtime import page_streaming
+from kleinod.weights import build
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux is told")
 FIELDS = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 3}
@@ -33,7 +33,7 @@ def _resident_bytes(file: Path) -> int:
 def test_only_the_blocks_in_use_are_in_memory(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     size = sized.write_bfl_fp8(file, sized.MIDDLE)
-    module = loading.open_transformer(file).filled(torch.device("cpu"), torch.bfloat16)
+    module = build.open_transformer(file).filled(torch.device("cpu"), torch.bfloat16)
     given = (
         torch.randn(1, 16, 128).bfloat16(),
         torch.tensor([0.5]).bfloat16(),
@@ -44,7 +44,7 @@ def test_only_the_blocks_in_use_are_in_memory(tmp_path: Path) -> None:
     with torch.inference_mode():
         plain = module(*given)
         assert _resident_bytes(file) > 0.9 * size
-        assert streaming.stream(module)
+        assert page_streaming.stream(module)
         seen = []
         for block in module.single_blocks:
             block.register_forward_hook(lambda *_: seen.append(_resident_bytes(file)))
@@ -70,5 +70,5 @@ def test_streamed_picture_is_the_same(tmp_path: Path) -> None:
 def test_memory_that_is_no_files_is_left_alone() -> None:
     module = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(300, 300)]))
     before = module[0][0].weight.clone()
-    assert not streaming.stream(module)
+    assert not page_streaming.stream(module)
     assert torch.equal(module[0][0].weight, before)

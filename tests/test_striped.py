@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kleinod.config import AutoencoderConfig
-from kleinod.models import striped
+from kleinod.models import tiled_decode
 from kleinod.models.autoencoder import Autoencoder
 
 CONFIG = AutoencoderConfig(block_out_channels=(32, 32, 64, 64), norm_num_groups=8)
@@ -33,8 +33,8 @@ def test_stripes_give_the_whole_picture(
     latents = torch.randn(2, 128, 5, 7, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.inference_mode():
         plain = module.decode(latents).float()
-        monkeypatch.setattr(striped, "PLAIN_PIXELS", 0)
-        monkeypatch.setattr(striped, "_NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr(tiled_decode, "PLAIN_PIXELS", 0)
+        monkeypatch.setattr(tiled_decode, "_NUMBERS_AT_ONCE", numbers)
         made = module.decode(latents).float()
     assert made.shape == plain.shape == (2, 3, 80, 112)
     assert (made - plain).abs().max() < tolerance * plain.std()
@@ -43,7 +43,7 @@ def test_stripes_give_the_whole_picture(
 def test_gradients_are_those_of_the_plain_decoder(
     autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(striped, "PLAIN_PIXELS", 0)
+    monkeypatch.setattr(tiled_decode, "PLAIN_PIXELS", 0)
     latents = torch.randn(1, 128, 4, 4, requires_grad=True)
     autoencoder.float().decode(latents).sum().backward()
     assert torch.isfinite(latents.grad).all() and latents.grad.abs().max() > 0

@@ -8,27 +8,27 @@ import pytest
 import torch
 from training_parts import RECIPE, TINY, shapes, tiny_flow, tiny_pools, tiny_tools
 
-from kleinod.assembly import load_sampler
 from kleinod.catalog import ModelInfo
+from kleinod.diffusion.loading import load_sampler
+from kleinod.icons.captions import counted, with_article
+from kleinod.icons.edits import Editor, subject_and_detail
+from kleinod.icons.held_out_rules import edit_is_held_out, pair_is_held_out
+from kleinod.icons.icons import STYLES, Icons, dropped_by_filter
+from kleinod.icons.layouts import BACKGROUNDS, PAIRS
+from kleinod.icons.scenes import Composer, Scene, Thing, held_out
 from kleinod.training import checkpoints
-from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from kleinod.training.autoencoder_training import AutoencoderRecipe, train_autoencoder
 from kleinod.training.distillation import (
     DistillationRecipe,
     Paths,
     distillation_loop,
     teacher_sigmas,
 )
-from kleinod.training.edits import Editor, subject_and_detail
 from kleinod.training.export import export
 from kleinod.training.flow_stage import flow_loop, initialise
-from kleinod.training.heldout import edit_is_held_out, pair_is_held_out
-from kleinod.training.icons import STYLES, Icons, dropped_by_filter
-from kleinod.training.layouts import BACKGROUNDS, PAIRS
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Tools
-from kleinod.training.sampling import euler
-from kleinod.training.scenes import Composer, Scene, Thing, held_out
-from kleinod.training.wording import counted, with_article
+from kleinod.training.sample_images import euler
 
 
 @pytest.fixture(scope="module")

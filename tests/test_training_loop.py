@@ -11,10 +11,10 @@ import pytest
 import torch
 from training_parts import RECIPE, shapes, tiny_flow, tiny_pools, tiny_tools
 
+from kleinod.icons.scenes import Composer
 from kleinod.training import checkpoints, sharding
 from kleinod.training.flow_stage import FlowObjective, flow_loop, initialise
 from kleinod.training.loop import Loop
-from kleinod.training.scenes import Composer
 
 SHORT = replace(RECIPE, steps=6, batch=4, first_examples=8, report_every=3, decay_from=0.9)
 

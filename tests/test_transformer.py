@@ -5,9 +5,9 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from kleinod.config import TransformerConfig
-from kleinod.latents import image_position_ids, text_position_ids
+from kleinod.diffusion.latents import image_position_ids, text_position_ids
 from kleinod.models.transformer import Transformer, apply_rope, rope
-from kleinod.weights.keys import TRANSFORMER, to_bfl
+from kleinod.weights.key_maps import TRANSFORMER, to_bfl
 
 
 def test_velocity_equals_diffusers() -> None:

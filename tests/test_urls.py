@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from kleinod.errors import InputError
-from kleinod.server import fetching, urls
+from kleinod.server.untrusted import fetching, urls
 
 BROKEN = (
     *("http://[", "http://[::1", "https://]", "http://[::1]]/", "http://a:b/", "http://a:99999/"),

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from kleinod.cli.app import app
 from kleinod.errors import InputError
 from kleinod.images import load_image
-from kleinod.server import incoming
+from kleinod.server.untrusted import incoming
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (72, 80, 3), dtype=np.uint8))
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "MPO")

@@ -11,7 +11,8 @@ from tiny_folder import save_tiny_model
 from typer.testing import CliRunner, Result
 
 from kleinod.cli import app
-from kleinod.provenance import container
+from kleinod.provenance import container, watermark
+from kleinod.provenance import receipt as receipts
 
 # 128 pixels hold the whole pattern of the watermark
 SIZE = ("--width", "128", "--height", "128")
@@ -174,6 +175,27 @@ def test_picture_repeats_to_the_bit(pictures: Path, tmp_path: Path) -> None:
     assert (status, told) == (0, {"verdict": "bit-equal", "psnr_db": None, "reasons": []})
     with Image.open(tmp_path / "again.png") as again, Image.open(pictures / "signed.png") as first:
         assert again.tobytes() == first.tobytes()
+
+
+def test_receipt_of_watermark_version_1_repeats_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    bare, signed = json.loads(_receipt_of(pictures / "bare.png")), pictures / "signed.json"
+    with Image.open(pictures / "bare.png") as image:
+        unmarked = image.convert("RGB")
+    receipt = json.loads(signed.read_text()) | {"watermark": {"method": "robust"}}
+    assert receipt["picture"]["painted_sha256"] == bare["picture"]["painted_sha256"]
+    payload = receipts.payload_of(receipt)
+    marked = watermark.mark(unmarked, payload, version=1)
+    receipt = receipts.with_mark(receipt, payload, marked)
+    old = tmp_path / "old.png"
+    old.write_bytes(container.encoded(marked, "PNG", receipt))
+    status, told = _repeated(pictures, old, "-o", tmp_path / "again.png")
+    assert (status, told) == (0, {"verdict": "bit-equal", "psnr_db": None, "reasons": []})
+    with Image.open(tmp_path / "again.png") as again:
+        assert again.tobytes() == marked.tobytes()
+
+
+def _receipt_of(path: Path) -> str:
+    return json.dumps(_verified(path)["receipt"])
 
 
 def test_painting_repeats_though_the_file_is_lossy(pictures: Path) -> None:

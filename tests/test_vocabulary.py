@@ -71,7 +71,7 @@ def test_every_hint_leads_to_a_known_word() -> None:
 
 
 def test_the_captions_of_the_evaluation_are_known() -> None:
-    from kleinod.training.evaluation_set import load
+    from kleinod.evaluation.case_set import load
 
     for case in load():
         size = (case.target.size[0], case.target.size[1])

@@ -2,13 +2,15 @@
 
 import io
 import time
+from pathlib import Path
 
 import attacks
 import numpy as np
 import pytest
 from PIL import Image
 
-from kleinod.provenance import marking, pattern, payload_code, reading, watermark
+from kleinod.errors import InputError
+from kleinod.provenance import pattern, payload_code, reading, watermark, watermarking
 
 PAYLOAD = 0x5AC396F01E87
 COMMON = ("nothing", "JPEG 75", "WebP 80", "10 % darker", "cropped 10 % all round")
@@ -53,7 +55,9 @@ def test_pattern_is_the_same_on_every_machine() -> None:
 # What it survives
 
 
-@pytest.mark.parametrize("name", ["chelsea", "face on white", "tree on red"])
+@pytest.mark.parametrize(
+    "name", ["chelsea", "face on white", "face on black", "tree on red", "white page"]
+)
 @pytest.mark.parametrize("attack", COMMON)
 def test_payload_survives_at_512_pixels(name: str, attack: str) -> None:
     marked = watermark.mark(attacks.picture(name, 512), PAYLOAD)
@@ -67,13 +71,14 @@ def test_payload_survives_resizing(attack: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*attacks.PHOTOGRAPHS, *attacks.FLAT])
-def test_small_picture_is_seen_after_jpeg_75_and_read_after_90(name: str) -> None:
+def test_small_picture_is_read_and_seen_after_jpeg(name: str) -> None:
     marked = watermark.mark(attacks.picture(name, 128), PAYLOAD)
+    assert watermark.read(marked).payload == PAYLOAD
     assert _read_after("JPEG 75", marked).is_present
-    assert _read_after("JPEG 90", marked).payload == PAYLOAD
+    assert _read_after("JPEG 90", marked).is_present
 
 
-@pytest.mark.parametrize("name", ["tree on blue", "white page"])
+@pytest.mark.parametrize("name", ["tree on blue", "face on white", "chelsea"])
 def test_brighter_picture_is_read(name: str) -> None:
     marked = watermark.mark(attacks.picture(name, 512), PAYLOAD)
     assert _read_after("10 % brighter", marked).payload == PAYLOAD
@@ -87,21 +92,72 @@ def test_sides_need_not_be_whole_tiles() -> None:
 # What it costs
 
 
+FLAT_COLOURS = ("white", "black", "#808080", "#3366cc", "#ff0000", "#00ff00", "#fe0301", "#f4efe0")
+
+
+@pytest.mark.parametrize("side", [128, 200, 512])
+@pytest.mark.parametrize("colour", FLAT_COLOURS)
+def test_flat_colour_changes_by_one_level(colour: str, side: int) -> None:
+    picture = Image.new("RGB", (side, side), colour)
+    marked = watermark.mark(picture, PAYLOAD)
+    assert _largest_change(picture, marked) == 1
+    assert attacks.psnr(picture, marked) >= 48
+    assert watermark.read(marked).payload == PAYLOAD
+
+
+@pytest.mark.parametrize("slope", [0.3, 1, 2])
+def test_gradient_changes_by_one_level(slope: float) -> None:
+    across, down = np.meshgrid(np.arange(128), np.arange(128))
+    grey = np.rint(across * slope / 2 + down * slope / 2).astype(np.uint8)
+    picture = Image.fromarray(grey).convert("RGB")
+    assert _largest_change(picture, watermark.mark(picture, PAYLOAD)) == 1
+
+
+def test_grain_of_a_decoder_is_no_texture() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.8, (256, 256, 3))
+    picture = Image.fromarray(np.rint(200 + noise).astype(np.uint8))
+    change = np.asarray(watermark.mark(picture, PAYLOAD), int) - np.asarray(picture)
+    assert np.mean(abs(change) > 1) < 0.001
+
+
 @pytest.mark.parametrize("name", [*attacks.PHOTOGRAPHS, *attacks.FLAT])
 def test_mark_is_faint(name: str) -> None:
     for side in (128, 512):
         picture = attacks.picture(name, side)
-        # the white page pays for being read after it was made brighter: 37.2 seen
-        limit = {"white page": 37}.get(name, 38 if name in attacks.PHOTOGRAPHS else 40)
+        limit = 38 if name in attacks.PHOTOGRAPHS else 45
         assert attacks.psnr(picture, watermark.mark(picture, PAYLOAD)) >= limit
 
 
-def test_edge_of_a_flat_picture_gets_no_more_than_its_surface() -> None:
+def test_edge_leaves_its_flat_sides_alone() -> None:
     picture = np.full((256, 256, 3), 90, np.uint8)
     picture[:, 128:] = 170
-    change = marking.marked(picture, PAYLOAD).astype(int) - picture
-    assert abs(change[:, 100:156].std() - change.std()) < 0.1
-    assert change.std() == pytest.approx(marking.FLAT_STRENGTH, rel=0.05)
+    change = watermarking.embed(picture, PAYLOAD).astype(int) - picture
+    assert abs(change).max() == 1
+
+
+# Earlier versions
+
+
+def test_mark_of_version_1_is_still_read() -> None:
+    with Image.open(Path(__file__).parent / "data" / "watermark-v1.png") as old:
+        assert watermark.read(old).payload == PAYLOAD
+        assert _read_after("JPEG 75", old.convert("RGB")).is_present
+
+
+def test_version_1_still_embeds_the_same_pixels() -> None:
+    again = watermark.mark(attacks.picture("tree on blue", 128), PAYLOAD, version=1)
+    with Image.open(Path(__file__).parent / "data" / "watermark-v1.png") as old:
+        assert again.tobytes() == old.tobytes()
+
+
+@pytest.mark.parametrize("version", [0, 3, "2", None, True])
+def test_unknown_version_is_refused(version: object) -> None:
+    with pytest.raises(InputError, match=r"watermark\.version"):
+        watermark.mark(Image.new("RGB", (64, 64)), PAYLOAD, version=version)
+
+
+def _largest_change(one: Image.Image, other: Image.Image) -> int:
+    return int(abs(np.asarray(one, int) - np.asarray(other, int)).max())
 
 
 def test_marking_costs_little_beside_writing_the_file() -> None:
@@ -113,7 +169,7 @@ def test_marking_costs_little_beside_writing_the_file() -> None:
     marking_s, writing_s = [], []
     for _ in range(10):
         start = time.process_time()
-        marking.marked(picture, PAYLOAD)
+        watermarking.embed(picture, PAYLOAD)
         marking_s.append(time.process_time() - start)
         start = time.process_time()
         Image.fromarray(picture).save(io.BytesIO(), "PNG")
@@ -141,7 +197,8 @@ def test_agreement_without_a_mark_keeps_under_the_bound() -> None:
 
 
 def test_thresholds_spend_less_than_one_in_a_million() -> None:
-    places = 1, pattern.TILE**2, pattern.TILE**2 * reading.NUM_SCALES
+    # the first two questions are asked of two weightings
+    places = 2, 2 * pattern.TILE**2, pattern.TILE**2 * reading.NUM_SCALES
     limits = reading.IN_PLACE_THRESHOLD, reading.MOVED_THRESHOLD, reading.SCALED_THRESHOLD
     spent = [
         n * np.exp(-pattern.NUM_SYNC * limit**2) for n, limit in zip(places, limits, strict=True)
@@ -157,4 +214,4 @@ def test_picture_smaller_than_a_tile_is_no_error() -> None:
 
 def _agreements_of(picture: Image.Image) -> np.ndarray:
     luma = np.asarray(picture.convert("L"), np.float32)
-    return reading._agreements(reading._folded(reading._evened(luma)))
+    return reading._agreements(reading._folded(reading._evened(luma, reading._FINE)))

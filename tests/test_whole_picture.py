@@ -14,10 +14,10 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 
 import kleinod
-from kleinod.assembly import load_sampler
+from kleinod.compute import matmul
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.kernels import native
-from kleinod.models import products
-from kleinod.sampler import Sampler
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["distilled", "base"])
@@ -110,7 +110,7 @@ def test_bfloat16_picture_equals_diffusers(
     monkeypatch.setattr(native, "kind", lambda: None)
     tiny.saved(tmp_path, is_distilled=is_distilled)
     mine, theirs = _pictures(tmp_path, "bfloat16")
-    if products.has_bfloat16():
+    if matmul.has_bfloat16():
         assert np.abs(mine - theirs).max() <= 1
     else:
         exact = _pictures(tmp_path, "float32")[1]

@@ -9,8 +9,8 @@ import pytest
 
 import kleinod
 from kleinod.errors import InputError
-from kleinod.server import problems
-from kleinod.server.wording import client_message
+from kleinod.server.api import problems
+from kleinod.server.api.messages import client_message
 
 ROOT = Path(kleinod.__file__).parent
 FLAG = re.compile(r"--[a-z]")

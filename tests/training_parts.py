@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.icons.edits import Editor
+from kleinod.icons.icons import Icons
+from kleinod.icons.scenes import Composer, Example, drawing
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
-from kleinod.training.edits import Editor
+from kleinod.training.compact_tokenizer import train_tokenizer
 from kleinod.training.flow import Flow
 from kleinod.training.flow_stage import FlowRecipe
-from kleinod.training.icons import Icons
 from kleinod.training.pool import Pool, Tools
-from kleinod.training.scenes import Composer, Example, drawing
-from kleinod.training.vocabulary import train_tokenizer
 
 NAMES = ("circle", "square", "owl")
 TINY = AutoencoderConfig(block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2)

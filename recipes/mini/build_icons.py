@@ -6,7 +6,7 @@ PACKAGES holds the unpacked npm archives named in recipes/mini/README.md.
 import sys
 from pathlib import Path
 
-from kleinod.training.icons import build, read_concepts
+from kleinod.icons.icons import build, read_concepts
 
 
 def main(packages: Path, out: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from kleinod.assembly import load_sampler
-from kleinod.sampler import Sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 
 SIDE, GAP, TEXT = 128, 12, 44
 COLUMNS = 8

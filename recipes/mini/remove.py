@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 import train
 
-from kleinod.assembly import load_sampler
-from kleinod.sampler import Sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
+from kleinod.evaluation.concept_removal import Insisting, Removal, RemovalRecipe, twins
+from kleinod.icons.icons import Icons
+from kleinod.icons.scenes import Composer, drawn
 from kleinod.training import distributed
 from kleinod.training.distillation import Paths, distillation_loop
 from kleinod.training.flow import Flow
-from kleinod.training.icons import Icons
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool, Tools
-from kleinod.training.removal import Insisting, Removal, RemovalRecipe, twins
-from kleinod.training.scenes import Composer, drawn
 from kleinod.training.trainable import trainable, write
 
 REMOVAL = RemovalRecipe(compiled_size=train.NATIVE)

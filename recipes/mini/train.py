@@ -15,23 +15,23 @@ from write_vocabulary import vocabulary
 
 from kleinod import catalog
 from kleinod.catalog import ModelInfo
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
+from kleinod.icons.edits import Editor
+from kleinod.icons.icons import Icons
+from kleinod.icons.scenes import Composer, Example, drawing
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training import checkpoints, distributed
-from kleinod.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from kleinod.training.autoencoder_training import AutoencoderRecipe, train_autoencoder
+from kleinod.training.compact_tokenizer import train_tokenizer
 from kleinod.training.distillation import DistillationRecipe, Paths, distillation_loop
-from kleinod.training.edits import Editor
 from kleinod.training.export import export
 from kleinod.training.flow import Flow
 from kleinod.training.flow_stage import FlowRecipe, flow_loop, initialise
-from kleinod.training.icons import Icons
 from kleinod.training.loop import Loop
 from kleinod.training.pool import Pool, Tools
-from kleinod.training.sampling import sheet
-from kleinod.training.scenes import Composer, Example, drawing
-from kleinod.training.vocabulary import train_tokenizer
+from kleinod.training.sample_images import sheet
 
 RUN = Path("runs/mini")
 AUTOENCODER = AutoencoderConfig(

@@ -2,7 +2,7 @@
 
 With 0 steps it keeps the trained oracle, and only draws the prompts and measures again. Needs
 runs/mini/icons.npz and the autoencoder of the model in the package. Writes the folder
-src/kleinod/training/oracle, which is shipped; about seven minutes of one core.
+src/kleinod/evaluation/oracle, which is shipped; about seven minutes of one core.
 """
 
 import json
@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import save_file
 from train import RUN
 
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.evaluation import case_generation, case_set
+from kleinod.evaluation.case_set import FOLDER, Case
+from kleinod.evaluation.evaluator import frechet, moments
+from kleinod.evaluation.judge import WEIGHTS, Oracle
+from kleinod.evaluation.judge_examples import Examples
+from kleinod.evaluation.judge_training import OracleRecipe, train_oracle
+from kleinod.evaluation.scoring import mark
+from kleinod.icons.icons import STYLES, Icons
+from kleinod.icons.layouts import BACKGROUNDS
+from kleinod.icons.scenes import Composer, Scene
 from kleinod.models.autoencoder import Autoencoder
-from kleinod.training import evaluation_cases, evaluation_set
-from kleinod.training.evaluation import frechet, moments
-from kleinod.training.evaluation_set import FOLDER, Case
-from kleinod.training.icons import STYLES, Icons
-from kleinod.training.layouts import BACKGROUNDS
-from kleinod.training.marking import mark
-from kleinod.training.oracle import WEIGHTS, Oracle
-from kleinod.training.oracle_examples import Examples
-from kleinod.training.oracle_training import OracleRecipe, train_oracle
-from kleinod.training.scenes import Composer, Scene
 
 CASES_SEED, CEILING_SEED = 41, 43
 COMPOSED = 1500
@@ -42,7 +42,7 @@ def through(autoencoder: Autoencoder, picture: np.ndarray) -> np.ndarray:
 
 def ceiling(oracle: Oracle, composer: Composer, autoencoder: Autoencoder) -> dict[str, float]:
     """What it says of perfect scenes, as they are and through the autoencoder, in %."""
-    cases = evaluation_cases.draw(composer)
+    cases = case_generation.draw(composer)
     right: dict[str, list[bool]] = {}
     for case in cases:
         perfect = composer.render(case.target)
@@ -91,8 +91,8 @@ def main(steps: int) -> None:
     if steps:
         train(icons, autoencoder, steps)
     oracle = Oracle.load()
-    cases = evaluation_cases.draw(Composer(icons, CASES_SEED))
-    evaluation_set.save(cases, FOLDER)
+    cases = case_generation.draw(Composer(icons, CASES_SEED))
+    case_set.save(cases, FOLDER)
     facts = ceiling(oracle, Composer(icons, CEILING_SEED), autoencoder)
     facts["frechet of composed"] = store_statistics(oracle, Composer(icons, CEILING_SEED), cases)
     (FOLDER / "ceiling.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Write the built-in model's vocabulary.json: python recipes/mini/write_vocabulary.py
 
-The words come from the captions that training composes (training/scenes.py, edits.py), drawn here
+The words come from the captions that training composes (icons/scenes.py, edits.py), drawn here
 without their pictures, and from concepts.txt; wordlist.toml adds what no caption has.
 """
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kleinod.training.edits import Editor
-from kleinod.training.heldout import EDITS, JOININGS
-from kleinod.training.icons import STYLES, Icons, read_concepts
-from kleinod.training.layouts import BACKGROUNDS, SIZE, STYLE_PHRASES, TINTS
-from kleinod.training.scenes import Composer, Example
-from kleinod.training.wording import UNCOUNTED, plural
+from kleinod.icons.captions import UNCOUNTED, plural
+from kleinod.icons.edits import Editor
+from kleinod.icons.held_out_rules import EDITS, JOININGS
+from kleinod.icons.icons import STYLES, Icons, read_concepts
+from kleinod.icons.layouts import BACKGROUNDS, SIZE, STYLE_PHRASES, TINTS
+from kleinod.icons.scenes import Composer, Example
 from kleinod.vocabulary import FILE_NAME, NamedObject, Vocabulary
 
 RECIPE = Path(__file__).parent

@@ -14,6 +14,7 @@ from kleinod.version import __version__ as __version__
 
 if _TYPE_CHECKING:
     from kleinod.catalog import ModelInfo
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.errors import (
         EngineClosedError,
         FilterError,
@@ -31,9 +32,8 @@ if _TYPE_CHECKING:
     from kleinod.request import Components, ImageRequest, ResolvedRequest
     from kleinod.request_warnings import RequestWarning
     from kleinod.safety.verdicts import Verdict
-    from kleinod.sampler import Sampler
-    from kleinod.session import BlockedImage, GeneratedImage
-    from kleinod.session.pipeline import Pipeline, Result, Step, load
+    from kleinod.session import BlockedImage, GeneratedImage, Result
+    from kleinod.session.pipeline import Pipeline, Step, StepStream, load
 
 # before anything imports torch
 _shorten_waits()
@@ -57,10 +57,11 @@ _HOMES = {
     "QueueFullError": "errors",
     "RequestWarning": "request_warnings",
     "ResolvedRequest": "request",
-    "Result": "session.pipeline",
-    "Sampler": "sampler",
+    "Result": "session",
+    "Sampler": "diffusion.sampler",
     "SigningError": "errors",
     "Step": "session.pipeline",
+    "StepStream": "session.pipeline",
     "Verdict": "safety.verdicts",
     "WeightsError": "errors",
     "load": "session.pipeline",
@@ -94,6 +95,7 @@ __all__ = [
     "Sampler",
     "SigningError",
     "Step",
+    "StepStream",
     "Verdict",
     "WeightsError",
     "load",
@@ -103,8 +105,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(_import_module(f"kleinod.{_HOMES[name]}"), name)
-    hint = f"; it is now: {_RENAMED[name]}" if name in _RENAMED else ""
-    raise AttributeError(f"module 'kleinod' has no attribute {name!r}{hint}")
+    from kleinod.diffusers_names import hint_on_module
+
+    hint = f"it is now: {_RENAMED[name]}" if name in _RENAMED else hint_on_module(name)
+    end = f"; {hint}" if hint else ""
+    raise AttributeError(f"module 'kleinod' has no attribute {name!r}{end}")
 
 
 def __dir__() -> list[str]:

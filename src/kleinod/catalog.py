@@ -58,9 +58,15 @@ def find(name: str | Path) -> Path:
     if not str(name):
         raise InputError(f"model: the name is empty; give a path or {', '.join(KNOWN)}")
     path, known = paths.expand_user(name, "model"), known_model(name)
+    if paths.is_url(name):
+        raise InputError(f"model: {paths.shown(name)} is a URL; {paths.url_remedy(str(name))}")
     if known is not None and (str(name) in KNOWN or not paths.path_exists(path, "model")):
         return _known_folder(known)
     if paths.path_exists(path, "model"):
+        kind = paths.other_kind(path)
+        if kind not in (None, "a folder"):
+            shown = paths.shown(path)
+            raise InputError(f"model: {shown} is {kind}; give a folder, a file or a name")
         return path
     if _is_repository(str(name)):
         return _downloaded(str(name))
@@ -103,19 +109,20 @@ def _downloaded(repository: str) -> Path:
                 f"{snapshot}"
             )
     raise InputError(
-        f"model: {repository} is neither a path nor a repository in the Hub's cache; run "
-        f"`kleinod pull {repository}`, or give a path or one of {', '.join(KNOWN)}"
+        f"model: {paths.shown(repository)} is neither a path nor a repository in the Hub's cache; "
+        f"run `kleinod pull {paths.shown(repository)}`, or give a path or one of {', '.join(KNOWN)}"
     )
 
 
 def _not_found(name: str) -> str:
     """The message for what is neither a path nor a model."""
+    shown = paths.shown(name)
     is_path = os.sep in name or name.startswith("~") or Path(name).suffix in _WEIGHT_SUFFIXES
     if is_path:
-        return f"model: there is no file or folder {name}; check the path"
+        return f"model: there is no file or folder {shown}; check the path"
     close = _close_name(name)
     hint = f"did you mean {close}? Known are" if close else "give a path or one of"
-    return f"model: {name} is neither a path nor a known model; {hint} {', '.join(KNOWN)}"
+    return f"model: {shown} is neither a path nor a known model; {hint} {', '.join(KNOWN)}"
 
 
 def _close_name(name: str) -> str | None:

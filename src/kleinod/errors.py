@@ -43,7 +43,8 @@ class SigningError(KleinodError):
 class ModeratedError(KleinodError):
     """A filter blocked a prompt, a reference or a result (exit status 3).
 
-    `moment` is "prompt", "reference" or "result"; `verdicts` are those that blocked it. The message
+    `moment` is "prompt", "reference" or "result"; `verdicts` are those that blocked it; `where`
+    names the image, where it is one of several. The message
     is one line with moment, category, which settings change it, and where to report a mistake, if
     the operator names a place; it never repeats what was found.
     """
@@ -60,8 +61,13 @@ class ModeratedError(KleinodError):
         found = "; ".join(map(str, self.verdicts))
         report = f"report a mistake to {report_address}" if report_address else ""
         self._summary, self._report = f"the {moment} was blocked: {found}", report
+        self.where = ""
         super().__init__(self.message(remedy))
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.args[0]}" if self.where else str(self.args[0])
 
     def message(self, remedy: str = "") -> str:
         """The line with other words for the settings that change it, or none."""
-        return "; ".join(filter(None, (self._summary, remedy, self._report)))
+        line = "; ".join(filter(None, (self._summary, remedy, self._report)))
+        return f"{self.where}: {line}" if self.where else line

@@ -6,6 +6,7 @@ read. Text in any other encoding is refused, since nothing in it says which one 
 
 import codecs
 import json
+import logging
 import os
 import secrets
 import tomllib
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kleinod.errors import InputError
+from kleinod.paths import open_regular_file, shown
+
+_log = logging.getLogger(__name__)
 
 PART_PREFIX, PART_SUFFIX = ".kleinod-", ".part"
 # the BOM of UTF-32 LE begins with that of UTF-16 LE, so it is compared first
@@ -33,10 +37,13 @@ def read_text(path: Path, field: str) -> str:
     UTF-8 with or without a BOM, UTF-16 and UTF-32 with one. `field` begins the message.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{field}: cannot read {path} ({reason}); check the path") from error
+        with open_regular_file(path) as file:
+            data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{field}: cannot read {shown(path)} ({reason}); check the path"
+        ) from error
     bom, encoding = next((pair for pair in _BOMS if data.startswith(pair[0])), (b"", "utf-8"))
     try:
         text = data.removeprefix(bom).decode(encoding)
@@ -74,6 +81,13 @@ def _invalid(path: Path, field: str, reason: str) -> str:
     return f"{field}: {path} cannot be read (not valid {reason}); correct it"
 
 
+def create_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is missing; that is logged. Raises OSError."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _log.info("created folder %s", shown(folder))
+
+
 def write_atomic(path: Path, data: bytes | str, *, sync: bool = False) -> None:
     """Write a file whole or not at all; text as UTF-8. Raises OSError."""
     with atomic_path(path, sync=sync) as part:
@@ -89,7 +103,7 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Raises OSError.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(target.parent)
     part = target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{PART_SUFFIX}")
     try:
         yield part

@@ -3,13 +3,13 @@
 Between two parallel loops the other threads wait for the next. libgomp, which PyTorch brings on
 Linux, lets them spin 300,000 rounds, about a millisecond, and beside other programs they burn the
 very time that the work needs: a thread that finished early spins on a core which the thread that
-everybody waits for should have. Figures: docs/speed.md, benchmarks/busy_machine.py.
+everybody waits for should have. Figures: docs/log/2026-12-01-idle-threads.md.
 """
 
 import os
 
-# rounds of libgomp's loop; short beside a time slice, longer than the gap between two loops of ours
-_SPIN_COUNT = "10000"
+# rounds of the loop of libgomp; a few microseconds, which is what a gap between two loops takes
+_SPIN_COUNT = "1000"
 # whoever sets one of them has chosen
 _CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

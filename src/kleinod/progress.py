@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
+from kleinod.display import quoted
+from kleinod.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,13 +47,23 @@ class StatusLine:
 start_line = StatusLine()
 
 
+def check_progress(progress: object) -> None:
+    """Raise InputError unless it is True, False or None."""
+    if progress is not None and not isinstance(progress, bool):
+        raise InputError(
+            f"progress: {quoted(progress)} is not a bool; give True, False, or None for where "
+            "somebody can see it"
+        )
+
+
 @contextmanager
 def progress_line(progress: bool | None = None) -> Iterator[Report]:
     """Give report(stage, fraction from 0 to 1); the line is gone at the end.
 
     progress: None shows it where somebody sees it, on a terminal or in a notebook; True also where
-    stderr is a file or a pipe, as one line per stage; False shows nothing.
+    stderr is a file or a pipe, as one line per stage; False shows nothing. Raises InputError.
     """
+    check_progress(progress)
     with _line(progress) as report:
         yield report
 

@@ -27,13 +27,30 @@ MAX_IMAGES = 256
 MAX_SEED = 2**63 - 1
 
 
+_INTEGERS = ("width", "height", "num_inference_steps", "seed", "num_images")
+
+
+def as_integer(value: Any) -> Any:  # noqa: ANN401 - what is no number is left for its own check
+    """An integer of numpy, or a float such as 7.0, as Python's int; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, numbers.Real):
+        return value
+    # a float holds no large integer exactly
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    number = float(value)
+    return int(number) if math.isfinite(number) and number.is_integer() else value
+
+
 @check_keywords
 @dataclass(frozen=True)
 class ImageRequest:
     """What to generate. Sizes in pixels; None means the model's default.
 
     prompt: one text, or several for several images. reference_images: one picture or several: a
-    path, a `PIL.Image.Image`, the bytes of a picture file or an `OpenedReference`.
+    path, a `PIL.Image.Image`, the bytes of a picture file, an `OpenedReference`, or what kleinod
+    generated: an image, or a result with one.
     """
 
     prompt: str | tuple[str, ...]
@@ -45,6 +62,14 @@ class ImageRequest:
     negative_prompt: str = ""
     seed: int | None = None
     num_images: int = 1
+
+    def __post_init__(self) -> None:
+        """Turn the numbers of numpy and whole floats (`7.0`) into Python's."""
+        for name in _INTEGERS:
+            object.__setattr__(self, name, as_integer(getattr(self, name)))
+        scale = self.guidance_scale
+        if isinstance(scale, numbers.Real) and not isinstance(scale, bool | int):
+            object.__setattr__(self, "guidance_scale", float(scale))
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -113,6 +138,7 @@ class ResolvedRequest:
         return self.prompts[index // self.num_images]
 
 
+@check_keywords
 @dataclass(frozen=True)
 class Components:
     """Where the parts of a split model lie; None: beside the transformer, as in a folder."""
@@ -149,7 +175,6 @@ def _check_text(name: str, value: object) -> None:
 def _check_count(name: str, value: int | None, low: int, high: int) -> None:
     if value is None and name != "num_images":
         return
-    # numpy's integers count
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise InputError(
             f"{name}: {quoted(value)} is not an integer; give one from {low} to {high}"

@@ -18,7 +18,7 @@ from kleinod.bench.plan import Plan
 from kleinod.errors import InputError
 from kleinod.weights.convert import BFL_FP8, convert, is_block_linear
 from kleinod.weights.files import read_tensors
-from kleinod.weights.keys import TRANSFORMER, to_bfl
+from kleinod.weights.key_maps import TRANSFORMER, to_bfl
 
 EXACT = "exact"
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kleinod.bench.engine import synchronise
+from kleinod.bench.kleinod_runner import synchronise
+from kleinod.compute.attention import attention, inexact
 from kleinod.kernels import native
-from kleinod.models.attention import attention, inexact
 from kleinod.quantization.int8 import PACKED_AT_ONCE
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 

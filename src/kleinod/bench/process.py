@@ -15,14 +15,14 @@ from kleinod.errors import InputError, KleinodError
 
 
 class Worker:
-    """Starts `python -m kleinod.bench.worker NAME`; as a context manager it leaves nothing."""
+    """Starts `python -m kleinod.bench.runner_process NAME`; a context manager."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         # a prompt that an earlier run kept on the disk would not be new
         own = {"KLEINOD_CACHE": "off", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kleinod.bench.worker", name],
+            [sys.executable, "-m", "kleinod.bench.runner_process", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -18,10 +18,10 @@ from kleinod.bench.comparison import Progress, spread
 from kleinod.bench.likeness import Picture, mean_squared_error, psnr, ssim
 from kleinod.bench.plan import Plan
 from kleinod.bench.process import Worker
-from kleinod.training import evaluation_set
-from kleinod.training.evaluation_set import Case
-from kleinod.training.marking import mark
-from kleinod.training.oracle import Oracle
+from kleinod.evaluation import case_set
+from kleinod.evaluation.case_set import Case
+from kleinod.evaluation.judge import Oracle
+from kleinod.evaluation.scoring import mark
 from kleinod.weights import files
 
 FIRST_SEED = 1000
@@ -55,7 +55,7 @@ def _same(model: Path, folder: Path) -> Path:
 
 def _cases(count: int) -> list[Case]:
     """Stored prompts of one object, which training left out; over again if there are too few."""
-    singles = [case for case in evaluation_set.load() if case.task == "single"]
+    singles = [case for case in case_set.load() if case.task == "single"]
     return [singles[number % len(singles)] for number in range(count)]
 
 

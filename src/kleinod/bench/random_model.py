@@ -24,7 +24,7 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 from kleinod.weights.folders import OWN_TOKENIZER
-from kleinod.weights.keys import TRANSFORMER, to_diffusers
+from kleinod.weights.key_maps import TRANSFORMER, to_diffusers
 
 SHARD_BYTES = 1024**3
 BLOCK_NUMBERS = 2**24 + 43

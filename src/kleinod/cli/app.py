@@ -6,13 +6,14 @@ A command's module is imported when it runs, so that none waits for what another
 
 import errno
 import io
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 import kleinod
-from kleinod.cli import usage
+from kleinod.cli import usage_errors
 from kleinod.cli.commands import Group, LazyCommands
 from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError, ModeratedError
@@ -20,6 +21,8 @@ from kleinod.progress import start_line
 from kleinod.suggestions import suggestions
 
 MODERATED, INTERRUPTED = 3, 130
+# a name of thousands of letters says no more than its beginning
+_LONG_WORD = re.compile(r"(\S{200})\S+")
 # in the order of the help
 _COMMANDS = {
     "generate": "kleinod.cli.generate:generate",
@@ -87,7 +90,7 @@ class _Root(Group):
         if near:
             return f"unknown command '{word}'; did you mean {near[0]}?"
         end = next((at for at, one in enumerate(args) if one.startswith("-")), len(args))
-        prompt = usage.quoted(" ".join(args[:end]))
+        prompt = usage_errors.quoted(" ".join(args[:end]))
         return f"unknown command '{word}'; to generate an image: kleinod generate {prompt}"
 
 
@@ -95,7 +98,7 @@ def _message(error: typer.TyperException) -> str:
     name, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     # typer's own exception for an unknown option is private; only it has possibilities
     if name and context is not None and hasattr(error, "possibilities"):
-        return usage.unknown_option(name, context)
+        return usage_errors.unknown_option(name, context)
     return error.format_message().replace("Value error, ", "")  # pydantic's words
 
 
@@ -115,7 +118,8 @@ def _os_message(error: OSError) -> str:
 def _failed(message: str, *, status: int, kind: str = "error") -> int:
     start_line.clear()
     if message:  # empty where typer has shown the help instead
-        print(f"{kind}:", printable(" ".join(message.split()), limit=4000), file=sys.stderr)
+        line = _LONG_WORD.sub(r"\1…", " ".join(message.split()))
+        print(f"{kind}:", printable(line, limit=4000), file=sys.stderr)
     return status
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from kleinod.audit import audit_log, audit_log_reader
 from kleinod.cli.commands import Command, Group
 from kleinod.display import printable
-from kleinod.provenance import audit, audit_reading
 
 _File = Annotated[
     Path | None,
@@ -33,7 +33,7 @@ def verify(
     json: _Json = False,
 ) -> None:
     """Say whether a line was removed, changed or moved (status 1), and print the last hash."""
-    report = audit_reading.verify(_log(file), expected=expect)
+    report = audit_log_reader.verify(_log(file), expected=expect)
     if json:
         told = {"problems": report.problems, "notes": report.notes}
         print(jsonlib.dumps({**told, "num_lines": report.num_lines, "hash": report.hash}))
@@ -54,7 +54,7 @@ def summary(
     json: _Json = False,
 ) -> None:
     """Count entries by event, by category and by key."""
-    found = audit_reading.summary(_log(file), since=since, until=until)
+    found = audit_log_reader.summary(_log(file), since=since, until=until)
     if json:
         keys = {key: dict(counts) for key, counts in found.keys.items()}
         told = {"events": dict(found.events), "categories": dict(found.categories), "keys": keys}
@@ -74,7 +74,7 @@ def _print_counts(title: str, counts: Counter[str]) -> None:
         print("\n".join(f"{count:9}  {printable(name)}" for name, count in counts.most_common()))
 
 
-def _log(file: Path | None) -> audit.AuditLog:
+def _log(file: Path | None) -> audit_log.AuditLog:
     if file is not None:
-        return audit.AuditLog(file)
-    return audit.configured() or audit.AuditLog(audit.default_path())
+        return audit_log.AuditLog(file)
+    return audit_log.configured() or audit_log.AuditLog(audit_log.default_path())

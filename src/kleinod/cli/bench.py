@@ -13,8 +13,8 @@ import typer
 
 from kleinod import catalog
 from kleinod.bench.plan import Plan
-from kleinod.cli.options import Offload, OldOffload, Quiet, known_models, taking
-from kleinod.cli.progress import Report, progress_bars
+from kleinod.cli.options import Offload, OldOffload, Quiet, dtype_option, known_models, taking
+from kleinod.cli.progress_bars import Report, progress_bars
 from kleinod.errors import InputError
 from kleinod.extras import missing_package
 
@@ -60,9 +60,7 @@ class BenchOptions:
     references: Annotated[int, typer.Option(help="Reference pictures in each call.")] = 0
     calls: Annotated[int, typer.Option(help="Rounds after the first call.")] = 5
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps.")] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
-    ] = None
+    dtype: Annotated[str | None, dtype_option("Number format.")] = None
     offload: Offload = "auto"
     residency: OldOffload = None
     quantize: Annotated[

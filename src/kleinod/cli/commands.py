@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from kleinod.cli import usage
+from kleinod.cli import usage_errors
 from kleinod.errors import InputError
 from kleinod.suggestions import unknown_name
 
@@ -25,12 +25,14 @@ class Command(TyperCommand):
 
     def __init__(self, name: str | None, **settings: Any) -> None:  # noqa: ANN401 - typer's
         super().__init__(name, **settings)
-        aliases = usage.aliases(self.params)
+        aliases = usage_errors.aliases(self.params)
 
         def normalize(token: str) -> str:
             plain = token.replace("_", "-")
             return aliases.get(plain, plain)
 
+        for param in self.params:
+            _refuse_empty_path(param)
         # of every name of an option, as it is declared and as it is typed
         self.context_settings = {**self.context_settings, "token_normalize_func": normalize}
 
@@ -39,7 +41,7 @@ class Command(TyperCommand):
         ctx.allow_extra_args = True
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
-            ctx.fail(usage.extra_words(ctx))
+            ctx.fail(usage_errors.extra_words(ctx))
         return ctx.args
 
     def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - what the command gives
@@ -47,7 +49,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            error.args = (usage.in_options(str(error), ctx), *error.args[1:])
+            error.args = (usage_errors.in_options(str(error), ctx), *error.args[1:])
             raise
 
 
@@ -96,6 +98,21 @@ class LazyCommands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _refuse_empty_path(param: Any) -> None:  # noqa: ANN401 - typer's parameter
+    """Make a parameter that is a path refuse "", which pathlib would take for this folder."""
+    if "Path" not in str(param.type_descriptor.annotation):
+        return
+    process = param.process_value
+
+    def checked(ctx: Context, value: Any) -> Any:  # noqa: ANN401 - typer's signature
+        if value == "" or (isinstance(value, list | tuple) and "" in value):
+            name = usage_errors.shown_name(param)
+            raise InputError(f"{name}: the path is empty; leave it out, or give a path")
+        return process(ctx, value)
+
+    param.process_value = checked
 
 
 def _command(name: str, found: typer.Typer | Callable[..., None]) -> Any:  # noqa: ANN401

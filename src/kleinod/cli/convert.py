@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from kleinod.cli.options import QuietButPath
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 
 
 def convert(

@@ -17,7 +17,7 @@ evaluate = typer.Typer(cls=Group, help="Measure how good the parts are.", no_arg
 
 _UNMEASURED = (
     "Not measured: the picture filters on unsafe pictures (none are part of this project), and "
-    "prompts by people who want to get through; the corpus was written by the filters' authors."
+    "prompts by people who want to get through: the corpus was written in this project."
 )
 
 
@@ -49,18 +49,11 @@ def _summary(found: "list[Outcome]") -> dict[str, Any]:
 
     english = [one for one in found if one.example.language == "en"]
     others = [one for one in found if one.example.language != "en"]
-    languages = sorted({one.example.language for one in others})
     return {
         "english": _part(english),
         "other_languages": _part(others),
-        "stopped_by_language": {
-            name: evaluation.stop_rate([one for one in others if one.example.language == name])
-            for name in languages
-        },
-        "stopped_by_kind": {
-            kind: evaluation.stop_rate([one for one in english if one.example.kind == kind])
-            for kind in ("plain", "paraphrase", "misspelling")
-        },
+        "languages": evaluation.counts_by("language", found),
+        "kinds": evaluation.counts_by("kind", english),
         "wrong": [
             {"text": one.example.text, "category": one.example.category, "named": one.stopped_by}
             for one in found
@@ -73,12 +66,8 @@ def _summary(found: "list[Outcome]") -> dict[str, Any]:
 def _part(found: "list[Outcome]") -> dict[str, Any]:
     from kleinod.safety import evaluation
 
-    benign = sum(one.example.category is None for one in found)
     return {
-        "num_benign": benign,
-        "benign_passed": evaluation.pass_rate(found),
-        "num_disallowed": len(found) - benign,
-        "disallowed_stopped": evaluation.stop_rate(found),
+        **evaluation.counts(found),
         "categories": {
             score.category: {
                 "num_examples": score.num_examples,
@@ -101,15 +90,24 @@ def _print(found: "list[Outcome]") -> None:
             *(str(other["num_examples"]), _percent(other["recall"])),
         )
     Console(width=100).print(table)
+    _print_groups("language", summary["languages"])
+    _print_groups("kind, English", summary["kinds"])
     for part, words in ((english, "English"), (others, "other languages")):
         print(
             f"{words}: {_percent(part['benign_passed'])} of {part['num_benign']} benign prompts "
             f"pass, {_percent(part['disallowed_stopped'])} of {part['num_disallowed']} disallowed "
             "ones are stopped"
         )
-    kinds = (f"{kind} {_percent(rate)}" for kind, rate in summary["stopped_by_kind"].items())
-    print(f"stopped by kind: {', '.join(kinds)}")
     print(_UNMEASURED)
+
+
+def _print_groups(title: str, groups: dict[str, Any]) -> None:
+    table = Table(title, "benign", "pass", "disallowed", "stopped")
+    for name, row in groups.items():
+        passed = _percent(row["benign_passed"] if row["num_benign"] else None)
+        stopped = _percent(row["disallowed_stopped"] if row["num_disallowed"] else None)
+        table.add_row(name, str(row["num_benign"]), passed, str(row["num_disallowed"]), stopped)
+    Console(width=100).print(table)
 
 
 def _percent(value: float | None) -> str:

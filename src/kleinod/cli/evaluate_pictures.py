@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kleinod.cli.output import destination
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.provenance.container import FORMATS
 
 if TYPE_CHECKING:
-    from kleinod.training.evaluation import Evaluation, Report, Settings
+    from kleinod.evaluation.evaluator import Evaluation, Report, Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -47,7 +47,7 @@ def pictures(
 
     Single objects, two objects in place, counts, other sizes, edits, several references.
     """
-    from kleinod.training.evaluation import Settings  # late: the other commands need no torch
+    from kleinod.evaluation.evaluator import Settings  # late: the other commands need no torch
 
     _check_sheet(sheet)
     own = Settings(num_inference_steps=steps, guidance_scale=guidance)
@@ -85,12 +85,12 @@ def removal(
 
     Says how often the oracle sees it, before and after, and what became of the other scores.
     """
-    from kleinod.training import removal_evaluation
+    from kleinod.evaluation import concept_removal_scores
 
     _check_sheet(sheet)
     _check_models(before, model)
     with progress_bars(quiet=quiet) as report:
-        result = removal_evaluation.evaluate(
+        result = concept_removal_scores.evaluate(
             concept, (before, model), count=count, repeats=repeats, report=report
         )
     if sheet is not None:
@@ -142,16 +142,16 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
 
 
 def _evaluated(name: str, settings: "Settings", count: int | None, *, quiet: bool) -> "Evaluation":
-    from kleinod import assembly
-    from kleinod.training import evaluation, evaluation_set
-    from kleinod.training.oracle import Oracle
+    from kleinod.diffusion import loading
+    from kleinod.evaluation import case_set, evaluator
+    from kleinod.evaluation.judge import Oracle
 
-    cases = evaluation_set.load()
+    cases = case_set.load()
     if count is not None:
-        cases = evaluation_set.first_of_each(cases, count)
+        cases = case_set.first_of_each(cases, count)
     with progress_bars(quiet=quiet) as report:
-        return evaluation.evaluate(
-            assembly.load_sampler(name),
+        return evaluator.evaluate(
+            loading.load_sampler(name),
             cases,
             settings=settings,
             oracle=Oracle.load(),
@@ -164,7 +164,7 @@ def _named(name: str, report: "Report") -> "Report":
 
 
 def _write_sheet(evaluation: "Evaluation", path: Path) -> None:
-    from kleinod.training.contact_sheet import sheet
+    from kleinod.evaluation.contact_sheet import sheet
 
     sheet(evaluation.pictures, evaluation.marks).save(path)
 
@@ -183,7 +183,7 @@ def _cases(done: "dict[str, Evaluation]") -> list[dict[str, Any]]:
 
 
 def _ceiling() -> dict[str, float]:
-    from kleinod.training.evaluation_set import FOLDER
+    from kleinod.evaluation.case_set import FOLDER
 
     facts: dict[str, float] = jsonlib.loads((FOLDER / "ceiling.json").read_text("utf-8"))
     return facts

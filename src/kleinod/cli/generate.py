@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kleinod.cli import output
 from kleinod.cli.background import load_in_background
 from kleinod.cli.options import GenerateOptions, taking
-from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.progress_bars import Report, startup_status
 from kleinod.cli.prompts import read_prompt
 from kleinod.cli.stopwatch import Stopwatch
 from kleinod.display import printable
@@ -22,9 +22,9 @@ from kleinod.request import Components, ImageRequest
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.provenance.facts import ModelFile
-    from kleinod.sampler import Sampler
-    from kleinod.session import CheckedRequest, GeneratedImage
+    from kleinod.session import BlockedImage, CheckedRequest, GeneratedImage
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class _Destinations:
     pictures: output.Destination
     receipts: output.Destination | None
 
+    def missing_folders(self) -> list[Path | None]:
+        """What writing will create."""
+        several = (self.pictures, self.receipts)
+        return [one.missing_folder() for one in several if one is not None]
+
 
 @dataclass(frozen=True)
 class _Written:
@@ -41,7 +46,7 @@ class _Written:
 
     files: list[dict[str, Any]] = field(default_factory=list)
     pictures: "list[Image.Image]" = field(default_factory=list)
-    blocked: list[ModeratedError] = field(default_factory=list)
+    blocked: "list[BlockedImage]" = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -52,6 +57,7 @@ def generate(options: GenerateOptions) -> None:
     request = _request(options)
     request.validate()
     destinations = _destinations(options)
+    missing = destinations.missing_folders()
     with startup_status(quiet=options.quiet or options.json) as report:
         report("checking", 0)
         checked = _check(options, request, destinations, watch)
@@ -59,6 +65,8 @@ def generate(options: GenerateOptions) -> None:
         sampler, files = _load(options, report, watch)
         written = _generate(checked, sampler, files, destinations, report=report, watch=watch)
     timings = watch.report()
+    if not options.quiet:
+        output.report_created(missing)
     if options.json:
         _print_json(options, _summary(sampler, written, timings))
     elif not options.quiet:
@@ -66,7 +74,15 @@ def generate(options: GenerateOptions) -> None:
     if options.show and not options.json:
         _show(written.pictures)
     if written.blocked:
-        raise written.blocked[0]
+        raise _located(written.blocked)
+
+
+def _located(blocked: "list[BlockedImage]") -> ModeratedError:
+    """The error of the first blocked image, which names every one of them."""
+    error = blocked[0].located_error()
+    if len(blocked) > 1:
+        error.where = ", ".join(one.where for one in blocked)
+    return error
 
 
 def _request(options: GenerateOptions) -> ImageRequest:
@@ -116,7 +132,7 @@ def _check(
     guard = own.guard
     if guard is not None:
         load_in_background(lambda: guard.filters)
-    from kleinod import assembly  # noqa: F401 - torch
+    from kleinod.diffusion import loading  # noqa: F401 - torch
 
     watch.lap("import")
     return session.check(request, own, kind)
@@ -127,11 +143,11 @@ def _load(
 ) -> "tuple[Sampler, list[ModelFile]]":
     """The model, and its files with their hashes."""
     report("loading", 0)
-    from kleinod import assembly
+    from kleinod.diffusion import loading
     from kleinod.provenance import facts
 
     components = Components(options.text_encoder, options.autoencoder, options.tokenizer)
-    sampler = assembly.load_sampler(
+    sampler = loading.load_sampler(
         options.model,
         device=options.device,
         dtype=options.dtype,
@@ -174,7 +190,7 @@ def _generate(
     report("finishing", 0)
     for one in session.finish(prepared, pictures):
         if isinstance(one, session.BlockedImage):
-            written.blocked.append(one.error)
+            written.blocked.append(one)
             continue
         path = destinations.pictures.write(one.data, seed=one.seed, index=one.index, count=count)
         if destinations.receipts is not None:
@@ -205,6 +221,7 @@ def _summary(sampler: "Sampler", written: _Written, timings: Mapping[str, float]
     return {
         "images": [file | {"path": _whole_path(file["path"])} for file in written.files],
         "num_moderated": len(written.blocked),
+        "moderated": [{"index": one.index, "seed": one.seed} for one in written.blocked],
         "warnings": written.warnings,
         "model": sampler.info.name,
         "timings": timings,

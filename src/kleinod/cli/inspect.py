@@ -11,7 +11,7 @@ from rich.text import Text
 from kleinod.display import printable
 
 if TYPE_CHECKING:
-    from kleinod.weights.inspection import Inspection, Part
+    from kleinod.weights.inspect_model import Inspection, Part
 
 
 def inspect(
@@ -22,7 +22,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Tell what a file or folder is, in which formats, what it needs and how to use it."""
-    from kleinod.weights.inspection import inspected  # late: the other commands need none of it
+    from kleinod.weights.inspect_model import inspected  # late: the other commands need none of it
 
     report = _report(inspected(path))
     if json:
@@ -32,7 +32,7 @@ def inspect(
 
 
 def _report(inspection: "Inspection") -> dict[str, Any]:
-    from kleinod.weights import usage
+    from kleinod.weights import requirements
 
     variant = inspection.variant
     return {
@@ -40,18 +40,18 @@ def _report(inspection: "Inspection") -> dict[str, Any]:
         "what": inspection.title,
         "variant": variant.name if variant else None,
         "variant_evidence": variant.evidence if variant else None,
-        "license": usage.license_of(inspection),
+        "license": requirements.license_of(inspection),
         "components": [_component(part, inspection) for part in inspection.parts],
         "missing": list(inspection.missing),
-        "memory_bytes": usage.memory(inspection),
-        "memory_assumes": list(usage.assumed(inspection)),
-        "command": usage.command(inspection),
+        "memory_bytes": requirements.memory(inspection),
+        "memory_assumes": list(requirements.assumed(inspection)),
+        "command": requirements.command(inspection),
         "notes": list(inspection.notes),
     }
 
 
 def _component(part: "Part", inspection: "Inspection") -> dict[str, Any]:
-    from kleinod.weights import usage
+    from kleinod.weights import requirements
 
     finding = part.finding
     return {
@@ -66,7 +66,7 @@ def _component(part: "Part", inspection: "Inspection") -> dict[str, Any]:
         "parameters": part.parameters,
         "tensors": len(part.entries),
         "bytes": part.num_bytes,
-        "memory_bytes": usage.held_bytes(part, inspection.info),
+        "memory_bytes": requirements.held_bytes(part, inspection.info),
         "groups": [
             {
                 "layers": group.name,

@@ -1,6 +1,7 @@
 """`kleinod keys create|list|revoke`: who may use the server."""
 
 import json as jsonlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from kleinod.display import printable
 from kleinod.extras import missing_package
 
 if TYPE_CHECKING:
-    from kleinod.server.keys import KeyRecord, Keys
+    from kleinod.server.job_queue.api_keys import KeyRecord, Keys
 
 keys = typer.Typer(
     cls=Group, help="Make, list and revoke the keys of `kleinod serve`.", no_args_is_help=True
@@ -62,6 +63,9 @@ def list_keys(*, config: _Config = None, json: _Json = False) -> None:
     if json:
         print(jsonlib.dumps([_facts(record) for record in records]))
         return
+    if not records:
+        # a remark for people, not a row
+        print("no keys yet; make one with kleinod keys create NAME", file=sys.stderr)
     for record in records:
         state = f"revoked {record.revoked_at:%Y-%m-%d}" if record.revoked_at else "valid"
         limits = f"{_or(record.max_concurrent)} at once, {_or(record.requests_per_minute)} a minute"
@@ -86,13 +90,14 @@ def revoke(
 def _opened(config: Path | None) -> "Iterator[Keys]":
     """The keys of the configured database. Raises InputError."""
     try:
-        from kleinod.server import database, keys, settings
+        from kleinod.server import settings
+        from kleinod.server.job_queue import api_keys, database
     except ModuleNotFoundError as error:
         raise missing_package("keys", str(error.name), extra="serve") from error
     opened = database.Database(settings.load(config).database)
     try:
         opened.migrate()
-        yield keys.Keys(opened)
+        yield api_keys.Keys(opened)
     finally:
         opened.close()
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from kleinod.display import printable
-from kleinod.hardware import Memory
+from kleinod.runtime.hardware import Memory
 
 _HEAD = ("NAME", "VARIANT", "FORMAT", "LICENCE", "ON DISK", "MEMORY", "FITS", "WHERE")
 _MIN_COLUMNS, _GAP = 40, 2

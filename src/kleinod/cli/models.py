@@ -9,7 +9,8 @@ import typer
 from kleinod import catalog
 from kleinod.cli.model_report import print_model, print_models
 from kleinod.errors import InputError, WeightsError
-from kleinod.hardware import Memory, device_memory
+from kleinod.paths import shown
+from kleinod.runtime.hardware import Memory, device_memory
 
 
 def models(
@@ -32,10 +33,10 @@ def models(
 
 def _row(known: catalog.KnownModel, device: Memory) -> dict[str, Any]:
     """What the list says of a model."""
-    from kleinod.weights import usage  # late: `--help` needs none of it
+    from kleinod.weights import requirements  # late: `--help` needs none of it
 
     path, others = catalog.present(known), _others(known)
-    memory = usage.published_memory(known) or _memory(path)
+    memory = requirements.published_memory(known) or _memory(path)
     return {
         "name": known.name,
         "variant": known.variant,
@@ -45,7 +46,7 @@ def _row(known: catalog.KnownModel, device: Memory) -> dict[str, Any]:
         "file": known.file,
         "components": others[0].name if others else None,
         "path": None if path is None else str(path),
-        "bytes": usage.published_bytes(known) if path is None else _stored_bytes(path),
+        "bytes": requirements.published_bytes(known) if path is None else _stored_bytes(path),
         "memory_bytes": memory,
         "device": device.device,
         "device_bytes": device.num_bytes,
@@ -78,12 +79,25 @@ def _report(name: str, device: Memory) -> dict[str, Any]:
 
 
 def _row_of_path(name: str, device: Memory) -> dict[str, Any]:
-    """The row of a folder or a file. Raises InputError."""
+    """The row of a folder or a file. Raises InputError for what holds no model."""
+    from kleinod.weights import requirements
+    from kleinod.weights.folders import not_a_model
+    from kleinod.weights.inspect_model import inspected
+
     path = catalog.find(name)
-    info, memory = catalog.describe(name, path), _memory(path)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise not_a_model(path)
+    inspection = inspected(path)
+    memory = requirements.memory(inspection)
+    if memory is None:
+        raise InputError(
+            f"model: {shown(path)} is no klein model but {inspection.title}; "
+            "`kleinod inspect` describes what it holds"
+        )
+    info = catalog.describe(name, path)
     return {
         "name": info.name,
-        "variant": "distilled" if info.is_distilled else "base",
+        "variant": inspection.variant and inspection.variant.name,
         "format": None,
         "license": info.license,
         "repository": None,
@@ -100,11 +114,11 @@ def _row_of_path(name: str, device: Memory) -> dict[str, Any]:
 
 def _memory(path: Path | None) -> dict[str, int] | None:
     """By offload policy, from the headers; None where they cannot be read."""
-    from kleinod.weights import usage
-    from kleinod.weights.inspection import inspected
+    from kleinod.weights import requirements
+    from kleinod.weights.inspect_model import inspected
 
     try:
-        return None if path is None else usage.memory(inspected(path))
+        return None if path is None else requirements.memory(inspected(path))
     except (InputError, WeightsError):
         return None  # a broken model is still listed; `inspect` says what is wrong
 

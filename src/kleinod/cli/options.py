@@ -1,28 +1,61 @@
 """The options of `kleinod generate` as one frozen dataclass."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
+from kleinod.errors import InputError
+from kleinod.load_options import DTYPES, POLICIES, check_dtype, check_offload
+
 Options = TypeVar("Options")
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format.")
-]
+
+
+def _beginning(words: Sequence[str]) -> Callable[[str], list[str]]:
+    """The words that begin as what was typed, for the shell."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _naming_option(check: Callable[[str], str]) -> Callable[[str], str]:
+    """The check as typer's parser; its error begins with the option instead of the argument."""
+
+    def parse(word: str) -> str:
+        try:
+            return check(word)
+        except InputError as error:
+            raise InputError(f"--{error}") from None
+
+    return parse
+
+
+def dtype_option(help: str) -> Any:  # noqa: ANN401 - what typer.Option gives
+    """An option that takes a number format, also as bf16, fp16 or fp32."""
+    metavar = f"<{'|'.join(DTYPES)}>"
+    completion = _beginning(DTYPES)
+    return typer.Option(
+        help=help, parser=_naming_option(check_dtype), metavar=metavar, autocompletion=completion
+    )
+
+
+Dtype = Annotated[str | None, dtype_option("Number format.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 QuietButPath = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the path.")]
 _OFFLOAD = typer.Option(
+    parser=_naming_option(check_offload),
+    metavar=f"<{'|'.join(POLICIES)}>",
+    autocompletion=_beginning(POLICIES),
     help="What leaves the device while it is not needed: nothing, all components but one (model),"
-    " or all blocks but one (block). Default: by the model's size and the memory."
+    " or all blocks but one (block). Default: by the model's size and the memory.",
 )
-Offload = Annotated[Literal["auto", "none", "model", "block"], _OFFLOAD]
-ServedOffload = Annotated[Literal["auto", "none", "model", "block"] | None, _OFFLOAD]
+Offload = Annotated[str, _OFFLOAD]
+ServedOffload = Annotated[str | None, _OFFLOAD]
 # the option of version 0.1, for one more release
 OldOffload = Annotated[
-    Literal["auto", "all", "sequential", "stream"] | None, typer.Option("--residency", hidden=True)
+    str | None,
+    typer.Option("--residency", hidden=True, parser=_naming_option(check_offload)),
 ]
 Quantize = Annotated[
     Literal["int8", "fp8"] | None,

@@ -10,13 +10,13 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kleinod import fileio
 from kleinod.errors import InputError
-from kleinod.paths import expand_user
+from kleinod.paths import expand_user, other_kind, shown
 from kleinod.provenance.container import FORMATS
 
 STANDARD_OUTPUT = Path("-")
@@ -35,6 +35,10 @@ class Destination:
     def suffix(self) -> str:
         """What the files' names end in."""
         return Path(self.file_name or "x.png").suffix.lower()
+
+    def missing_folder(self) -> Path | None:
+        """The folder that writing will create; None where it is there."""
+        return None if self.is_standard_output or self.folder.exists() else self.folder
 
     def write(self, data: bytes, *, seed: int, index: int, count: int) -> Path:
         """Write file `index` (from 0) of `count`, whole or not at all; its path.
@@ -73,12 +77,19 @@ def destination(output: Path | None, *, count: int = 1) -> Destination:
     return chosen
 
 
+def report_created(folders: Iterable[Path | None]) -> None:
+    """Say on stderr which folders, missing before, are there now: a name may be mistyped."""
+    for folder in dict.fromkeys(folders):
+        if folder is not None and folder.is_dir():
+            print(f"created folder {shown(folder)}", file=sys.stderr)
+
+
 def receipt_destination(path: Path) -> Destination:
     """Where the user wants the receipts. Raises InputError."""
     path = expand_user(path, "receipt")
     try:
         if path.suffix.lower() != ".json" or path.is_dir():
-            raise InputError(f"receipt: {path} must be a .json file, such as receipt.json")
+            raise InputError(f"receipt: {shown(path)} must be a .json file, such as receipt.json")
         chosen = Destination(path.parent, path.name, "receipt")
         _probe(chosen)
     except OSError as error:
@@ -102,7 +113,7 @@ def _chosen(output: Path) -> Destination:
     if output.suffix or output.exists():
         endings = ", ".join(FORMATS)
         raise InputError(
-            f"output: {output} is neither a folder nor a picture file; end it in {endings}"
+            f"output: {shown(output)} is neither a folder nor a picture file; end it in {endings}"
         )
     return Destination(output)
 
@@ -115,6 +126,8 @@ def _probe(chosen: Destination) -> None:
     with tempfile.TemporaryFile(dir=folder):
         pass
     target = chosen.folder / (chosen.file_name or "")
+    if chosen.file_name is not None and target.exists() and (kind := other_kind(target)):
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file")
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     # elsewhere than on POSIX the file system says so itself
@@ -125,7 +138,7 @@ def _probe(chosen: Destination) -> None:
 
 def _unwritable(field: str, path: Path, error: OSError) -> str:
     reason = error.strerror or str(error)
-    return f"{field}: cannot write {path} ({reason}); choose another place"
+    return f"{field}: cannot write {shown(path)} ({reason}); choose another place"
 
 
 def _write_standard_output(data: bytes) -> Path:
@@ -170,7 +183,7 @@ def _place(part: Path, path: Path) -> bool:
 
 
 def _write_part(folder: Path, data: bytes) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    fileio.create_folder(folder)
     part = folder / f".kleinod-{secrets.token_hex(8)}.part"
     try:
         part.write_bytes(data)

@@ -18,10 +18,10 @@ from rich.progress import (
 )
 
 from kleinod import catalog, hub, licenses
+from kleinod.audit import audit_log
 from kleinod.cli.options import QuietButPath
 from kleinod.display import printable
 from kleinod.errors import InputError
-from kleinod.provenance import audit
 
 
 def pull(
@@ -103,7 +103,7 @@ def _accept(wanted: hub.Listing, *, unasked: bool) -> None:
         if not typer.confirm(question, err=True):
             raise InputError(f"license: not accepted; {name} was not fetched")
     licenses.accept(name, license)
-    audit.append(audit.Event("license_accepted", facts={"model": name, "license": license}))
+    audit_log.append(audit_log.Event("license_accepted", facts={"model": name, "license": license}))
 
 
 @contextmanager

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kleinod.audit import audit_log
 from kleinod.cli import output
-from kleinod.cli.options import Quiet, known_models, taking
-from kleinod.cli.progress import Report, startup_status
+from kleinod.cli.options import Quiet, dtype_option, known_models, taking
+from kleinod.cli.progress_bars import Report, startup_status
 from kleinod.display import printable
 from kleinod.errors import InputError
-from kleinod.provenance import audit
+from kleinod.paths import open_regular_file, shown
 from kleinod.provenance.receipt import ProvenanceOptions
 from kleinod.request import Components, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.images import OpenedReference
     from kleinod.provenance.receipt import Receipt
     from kleinod.provenance.repetition import Outcome
     from kleinod.provenance.verification import Evidence
-    from kleinod.sampler import Sampler
     from kleinod.session import CheckedRequest
 
 _PART = typer.Option(metavar="PATH", help="Its file or folder, where the model brings none.")
@@ -59,9 +60,7 @@ class RepeatOptions:
     autoencoder: Annotated[Path | None, _PART] = None
     tokenizer: Annotated[Path | None, _PART] = None
     device: Annotated[str | None, typer.Option(help="Another device than the receipt's.")] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Another format.")
-    ] = None
+    dtype: Annotated[str | None, dtype_option("Another format.")] = None
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the repeated picture there (.png).")
     ] = None
@@ -91,8 +90,11 @@ def repeat(options: RepeatOptions) -> None:
 
     if place is not None:
         data = container.encoded(repeated, "PNG", new)
-        audit.append(audit.generated(new, data))
+        audit_log.append(audit_log.generated(new, data))
+        missing = place.missing_folder()
         place.write(data, seed=0, index=0, count=1)
+        if not options.quiet:
+            output.report_created([missing])
     as_saved = container.compressed(repeated, evidence.format_name, old["watermark"]["method"])
     _print(options, repetition.outcome(old, new, file_image=evidence.image, repeated=as_saved))
 
@@ -134,10 +136,12 @@ def _read(options: RepeatOptions) -> "tuple[Evidence, Receipt]":
     found = verification.evidence(options.picture)
     if options.receipt is not None:
         try:
-            text = options.receipt.read_bytes()
+            with open_regular_file(options.receipt) as file:
+                text = file.read()
         except OSError as error:
+            reason = error.strerror or error
             raise InputError(
-                f"receipt: cannot read {options.receipt} ({error.strerror}); give a file"
+                f"receipt: cannot read {shown(options.receipt)} ({reason}); give a file"
             ) from error
         return found, receipts.from_json(text, options.receipt)
     if found.receipt is None:
@@ -216,9 +220,9 @@ def _model(options: RepeatOptions, old: "Receipt") -> str:
 
 
 def _load(options: RepeatOptions, model: str, old: "Receipt", report: Report) -> "Sampler":
-    from kleinod import assembly
+    from kleinod.diffusion import loading
 
-    return assembly.load_sampler(
+    return loading.load_sampler(
         model,
         device=options.device or _known_device(old["device"]["type"]),
         dtype=options.dtype or old["numbers"]["dtype"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kleinod.cli.progress import progress_bars
+from kleinod.cli.progress_bars import progress_bars
 from kleinod.display import printable
 
 if TYPE_CHECKING:
@@ -41,15 +41,18 @@ def train(
                 progress, data=_data_listener(json), record=_record_listener(json, settings.steps)
             )
             folder = finetune.finetune(settings, listeners=listeners)
+        is_first = distributed.start()[0] == 0
     except TrainingInterrupted as stopped:
         print(f"{stopped}; {_resuming(settings)}", file=sys.stderr)
         raise typer.Exit(_SIGNAL_STATUS + stopped.signal_number) from stopped
     except KeyboardInterrupt:
         print(_resuming(settings), file=sys.stderr)
         raise
-    if distributed.start()[0] == 0:
+    finally:
+        # after an error, too: threads of a group that is left abort the process at its end
+        distributed.stop()
+    if is_first:
         print(jsonlib.dumps({"event": "output", "folder": str(folder)}) if json else folder)
-    distributed.stop()
 
 
 def _resuming(settings: "FinetuneRecipe") -> str:

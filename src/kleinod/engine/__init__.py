@@ -7,9 +7,9 @@ events. Knows nothing of HTTP, asyncio, databases and files.
 """
 
 from kleinod.engine.engine import Engine
+from kleinod.engine.engine_options import EngineOptions, EngineStats
 from kleinod.engine.events import Cancelled, Event, Failed, Finished, Mailbox, Progress, Started
 from kleinod.engine.jobs import Ticket
-from kleinod.engine.options import EngineOptions, EngineStats
 
 __all__ = [
     "Cancelled",

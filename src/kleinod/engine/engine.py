@@ -9,14 +9,14 @@ import threading
 import time
 from types import TracebackType
 
-from kleinod.engine.bench import Bench
+from kleinod.diffusion.sampler import Sampler
+from kleinod.engine.batcher import Bench
+from kleinod.engine.engine_options import EngineOptions, EngineStats
 from kleinod.engine.events import Cancelled, Failed, OnEvent, Started, Subscriber
 from kleinod.engine.jobs import Job, Picture, Ticket
-from kleinod.engine.options import EngineOptions, EngineStats
 from kleinod.engine.queue import FairQueue
 from kleinod.errors import EngineClosedError
 from kleinod.request import ImageRequest, ResolvedRequest
-from kleinod.sampler import Sampler
 
 _INTERNAL = "internal: the engine failed at it; the log has the rest, please report it"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from kleinod.sampler import SampledImage
+from kleinod.diffusion.sampler import SampledImage
 
 # a subscriber that takes longer holds up everybody's next step; a busy machine takes 0.05
 SLOW_SECONDS = 0.25

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 from torch import Tensor
 
+from kleinod.diffusion.denoising import Painting, Shape
+from kleinod.diffusion.sampler import SampledImage
 from kleinod.engine.events import Subscriber
-from kleinod.painting import Painting, Shape
 from kleinod.request import ResolvedRequest
-from kleinod.sampler import SampledImage
 
 
 @dataclass(eq=False)

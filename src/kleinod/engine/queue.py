@@ -7,9 +7,9 @@ the oldest request whose shape has room is first. Not safe for threads: the engi
 from collections import Counter, deque
 from collections.abc import Callable
 
+from kleinod.diffusion.denoising import Shape
 from kleinod.engine.jobs import Job
 from kleinod.errors import QueueFullError
-from kleinod.painting import Shape
 
 
 class FairQueue:

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import torch
 
+from kleinod.diffusion.denoising import Shape
+from kleinod.diffusion.sampler import Sampler
 from kleinod.engine.events import Failed
 from kleinod.engine.jobs import Job, Picture
 from kleinod.errors import InputError, KleinodError
-from kleinod.painting import Shape
-from kleinod.sampler import Sampler
 
 # What is decoded at once. More is slower on the CPU (docs/log/2026-11-25-engine-load.md), and the
 # published decoder needs 0.66 GB for each such piece.

@@ -6,9 +6,9 @@ bytes. Every mistake is an InputError of one line: `FIELD: cannot read NAME (rea
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from PIL import Image
 
+from kleinod import paths
 from kleinod.display import printable
 from kleinod.errors import InputError
 from kleinod.images import decoding
@@ -60,7 +61,10 @@ class OpenedReference:
 
 
 COMMAND_LIMITS = ReferenceLimits()
-_ACCEPTED = "a path, bytes, a binary file object, a PIL image or a uint8 array (height, width, 3)"
+_ACCEPTED = (
+    "a path, bytes, a binary file object, a PIL image, a generated image or a uint8 array "
+    "(height, width, 3)"
+)
 
 
 def load_image(source: Source) -> Image.Image:
@@ -85,6 +89,7 @@ def open_reference(
     begins with.
     """
     try:
+        source = _unwrapped(source)
         if isinstance(source, Image.Image | np.ndarray):
             image = decoding.to_rgb(_picture(source))
             return OpenedReference(image, None, None, name or "picture")
@@ -111,16 +116,11 @@ def _refusal(error: PictureError, field: str, label: str | None) -> InputError:
 def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     """A regular file whole; a pipe or a device has no end that is known. Raises PictureError."""
     try:
-        # O_NONBLOCK: to open a pipe that nobody writes to would wait for ever
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(os.path.expanduser(path), flags), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-                raise PictureError(f"{kind}, not a regular file", "give a picture file")
+        with paths.open_regular_file(os.path.expanduser(path)) as file:
             return _within(file.read, max_bytes)
     except OSError as error:
-        raise PictureError(error.strerror or str(error)) from error
+        remedy = "give a picture file" if error.errno == errno.EINVAL else "check the path"
+        raise PictureError(error.strerror or str(error), remedy) from error
     except ValueError as error:  # a NUL in the name
         raise PictureError(str(error)) from error
 
@@ -136,7 +136,7 @@ def _within(read: Callable[[int], object], max_bytes: int) -> bytes:
 
 def _read(source: object, max_bytes: int) -> bytes:
     """The bytes of a source that is a file or holds one. Raises PictureError."""
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
+    if paths.is_url(source):
         raise PictureError("a URL is not a file", "download it, then give the file's path")
     if isinstance(source, str | os.PathLike):
         return read_file(source, max_bytes=max_bytes)
@@ -152,6 +152,24 @@ def _read(source: object, max_bytes: int) -> bytes:
         return _within(read, max_bytes)
     except (OSError, ValueError, TypeError) as error:
         raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _unwrapped(source: Any) -> Any:  # noqa: ANN401 - whatever the caller gave
+    """The file, or the picture, of an image that kleinod generated; other sources as they are.
+
+    Known by their attributes: their classes stand above this module. Raises PictureError.
+    """
+    if isinstance(source, Image.Image | np.ndarray | str | os.PathLike):
+        return source
+    several = getattr(source, "images", None)
+    if isinstance(several, list):
+        if len(several) != 1:
+            raise PictureError(f"a result with {len(several)} images", "give one of its images")
+        source = several[0]
+    data, picture = getattr(source, "data", None), getattr(source, "image", None)
+    if not isinstance(picture, Image.Image):
+        return source
+    return data if isinstance(data, bytes) else picture
 
 
 def _picture(source: Image.Image | np.ndarray[Any, Any]) -> Image.Image:

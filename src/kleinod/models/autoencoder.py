@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.compute.attention import attention
 from kleinod.config import AutoencoderConfig
 from kleinod.errors import InputError
-from kleinod.models import striped
-from kleinod.models.attention import attention
+from kleinod.models import tiled_decode
 
 NO_ENCODER = (
     "reference_images: this autoencoder is a decoder only and cannot read pictures; give a whole "
@@ -152,9 +152,9 @@ class Decoder(_Stack):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 32, h/8, w/8) to (b, 3, h, w)."""
-        is_large = 64 * x.shape[-2] * x.shape[-1] > striped.PLAIN_PIXELS
+        is_large = 64 * x.shape[-2] * x.shape[-1] > tiled_decode.PLAIN_PIXELS
         if is_large and not torch.is_grad_enabled():
-            return striped.decoded(self, x)
+            return tiled_decode.decoded(self, x)
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)

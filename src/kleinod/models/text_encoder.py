@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.compute import ops, workspace
 from kleinod.config import TextEncoderConfig
-from kleinod.models import ops, scratch
 
 
 class RMSNorm(nn.Module):
@@ -130,9 +130,9 @@ class TextEncoder(nn.Module):
         mask = causal & attention_mask.bool()[:, None, None, :]
         mask = mask[..., : num_seen(attention_mask)]
         read = []
-        with scratch.kept(ops.is_in_pieces(x)):
+        with workspace.kept(ops.is_in_pieces(x)):
             for index, layer in enumerate(self.model.layers, start=1):
-                scratch.again()
+                workspace.again()
                 x = layer(x, cos, sin, mask)
                 if index in self.layers_read:
                     read.append(x)

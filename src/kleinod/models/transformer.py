@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.compute import lazy_linear, ops, workspace
+from kleinod.compute.attention import attention
+from kleinod.compute.ops import Columns
 from kleinod.config import TransformerConfig
-from kleinod.models import in_cache, ops, scratch
-from kleinod.models.attention import attention
-from kleinod.models.ops import Columns
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -70,7 +70,7 @@ class RMSNorm(nn.Module):
         """The first columns of (b, l, …) as heads (b, l, n, d), normalised, then rotated."""
         if ops.is_in_pieces(columns.of):
             turns = torch.complex(*rotation)
-            return in_cache.turned(columns, count, self.scale, eps=self.eps, turns=turns)
+            return lazy_linear.turned(columns, count, self.scale, eps=self.eps, turns=turns)
         x = columns(0, count).unflatten(-1, (-1, len(self.scale)))
         return apply_rope(self(x), *rotation)
 
@@ -241,7 +241,7 @@ class Transformer(nn.Module):
         self.final_layer = FinalLayer(config)
 
     def use_attention(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        """Take another function than models/attention.py's `attention` in all blocks."""
+        """Take another function than compute/attention.py's `attention` in all blocks."""
         for block in (*self.double_blocks, *self.single_blocks):
             block.attention = function
 
@@ -269,12 +269,12 @@ class Transformer(nn.Module):
         img_mod = self.double_stream_modulation_img(vector)
         txt_mod = self.double_stream_modulation_txt(vector)
         single_mod = self.single_stream_modulation(vector)
-        with scratch.kept(ops.is_in_pieces(img)):
+        with workspace.kept(ops.is_in_pieces(img)):
             for block in self.double_blocks:
-                scratch.again()
+                workspace.again()
                 img, txt = block(img, txt, rotation, img_mod, txt_mod)
             joined = torch.cat((txt, img), dim=1)
             for block in self.single_blocks:
-                scratch.again()
+                workspace.again()
                 joined = block(joined, rotation, single_mod)
         return self.final_layer(joined[:, txt.shape[1] :], vector)

@@ -35,7 +35,7 @@ def check_words(words: str, format_name: str) -> None:
         raise InputError(
             f"prompt: {length} bytes are over the {MAX_WORDS_BYTES} that a receipt in a "
             f"{format_name} file holds; write a PNG, or leave the prompt out of the receipt "
-            "(private)"
+            "(--private; in Python ProvenanceOptions(private=True))"
         )
 
 

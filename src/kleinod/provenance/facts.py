@@ -13,11 +13,18 @@ import torch
 from PIL import Image
 
 from kleinod import catalog, fileio
-from kleinod.models.products import told
-from kleinod.provenance.receipt import SCHEMA, ProvenanceOptions, Receipt, pixels_sha256
+from kleinod.compute.matmul import told
+from kleinod.diffusion.sampler import Sampler
+from kleinod.provenance.receipt import (
+    ROBUST,
+    SCHEMA,
+    ProvenanceOptions,
+    Receipt,
+    pixels_sha256,
+)
+from kleinod.provenance.watermark import VERSION
 from kleinod.quantization import int8
 from kleinod.request import Components, ResolvedRequest
-from kleinod.sampler import Sampler
 from kleinod.version import __version__
 from kleinod.weights.files import weight_files
 from kleinod.weights.fingerprint import fingerprint
@@ -159,9 +166,15 @@ def _common(sampler: Sampler, files: list[ModelFile], options: ProvenanceOptions
             "python": platform.python_version(),
         },
         "safety": {"filters": "off"},
-        "watermark": {"method": options.watermark},
+        "watermark": _watermark(options),
         "c2pa": "on" if options.c2pa else "off",
     }
+
+
+def _watermark(options: ProvenanceOptions) -> dict[str, str | int]:
+    if options.watermark == ROBUST:
+        return {"method": ROBUST, "version": VERSION}
+    return {"method": options.watermark}
 
 
 def _numbers(sampler: Sampler) -> dict[str, str]:

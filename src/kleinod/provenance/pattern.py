@@ -21,6 +21,9 @@ REPEATS = 3
 NUM_SYNC = 384
 NUM_COEFFICIENTS = NUM_SYNC + REPEATS * payload_code.CODE_BITS
 _KEY = b"kleinod watermark 1"
+# the cover: tiles a side that differ, cells a tile's side, pixels a cell's side
+VARIANTS, _CELLS, _CELL = 4, 32, 4
+_WALSH = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], np.float32)
 
 Floats = NDArray[np.float32]
 
@@ -66,3 +69,42 @@ def tile(payload: int) -> Floats:
     spectrum[known.rows, known.columns] = signs * known.phasors
     wave = np.fft.ifft2(spectrum).real
     return (wave / wave.std()).astype(np.float32)
+
+
+def signs(payload: int) -> NDArray[np.int16]:
+    """(128, 128) of +1 and -1."""
+    return np.where(tile(payload) > 0, 1, -1).astype(np.int16)
+
+
+@lru_cache(maxsize=16)
+def cover(payload: int, tile_share: float) -> NDArray[np.int16]:
+    """(512, 512) of +1 and -1: the tile for smooth places, in a form that lossy codecs keep.
+
+    A quantiser drops what is small in all coefficients and keeps what is large in one. So each
+    16 x 16 macroblock has the one Walsh function over its 4 x 4 cells that is strongest in the tile
+    there (the cells are WebP's transform blocks, the macroblock its second transform; JPEG's 8 x 8
+    blocks see a mean or a lowest frequency). The 16 tiles choose by differently weighted
+    strengths, so that their errors average out. `tile_share` of the tile itself
+    is added (standard deviation) before the sign is taken.
+    """
+    wave = tile(payload)
+    cells = np.tile(wave.reshape(_CELLS, _CELL, _CELLS, _CELL).mean(axis=(1, 3)), (VARIANTS,) * 2)
+    num_blocks = VARIANTS * _CELLS // 4
+    blocks = cells.reshape(num_blocks, 4, num_blocks, 4).transpose(0, 2, 1, 3)
+    sequences = (_WALSH @ blocks @ _WALSH).reshape(num_blocks, num_blocks, 16)
+    choice = (np.abs(sequences) * _weights(sequences.shape)).argmax(axis=2)
+    sign = np.sign(np.take_along_axis(sequences, choice[..., None], axis=2))[..., None]
+    chosen = sign * np.einsum("iu,jv->uvij", _WALSH, _WALSH).reshape(16, 4, 4)[choice]
+    coarse = chosen.transpose(0, 2, 1, 3).reshape(cells.shape)
+    fine = np.tile(tile_share * wave, (VARIANTS,) * 2)
+    total = coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1) + fine
+    return np.where(total > 0, 1, -1).astype(np.int16)
+
+
+@cache
+def _weights(shape: tuple[int, ...]) -> Floats:
+    """0.5 to 1, from the key; 1 in the first tile, which a small image has alone."""
+    draws = np.frombuffer(hashlib.shake_256(_KEY + b" cover").digest(int(np.prod(shape))), np.uint8)
+    weights = (0.5 + draws / 510).astype(np.float32).reshape(shape)
+    weights[: _CELLS // 4, : _CELLS // 4] = 1
+    return weights

@@ -10,8 +10,9 @@ the key's, which are uniform. The agreement is a = sum(w cos u) / sqrt(NUM_SYNC 
 the weights w follow from magnitudes alone. It is over t with a probability of at most
 exp(-NUM_SYNC * t**2) (Chernoff, with E exp(x cos u) = I0(x) <= exp(x**2 / 4)). Three questions are
 asked, each at a price of FALSE_ALARMS: is it there as it was laid (1 place), moved (128**2
-places), moved and scaled (128**2 at each of NUM_SCALES)? So at most 9 in 10 million unmarked
-pictures are called marked. A payload that was not laid in passes its checksum once in 65,536.
+places), both by two weightings of the pixels; moved and scaled (128**2 at each of NUM_SCALES)? So
+at most 9 in 10 million unmarked pictures are called marked. A payload that was not laid in passes
+its checksum once in 65,536.
 """
 
 from collections.abc import Iterator
@@ -31,16 +32,29 @@ NUM_SCALES = int(np.ceil(np.log(MAX_SCALE / MIN_SCALE) / SCALE_STEP))
 FALSE_ALARMS = 3e-7
 # sides in pixels of the part in the middle that is searched, and of the one that is read
 SEARCHED_SIDE, READ_SIDE = 512, 1024
-# grey levels: an edge counts as this much, a flat place as noisy as this
-_BOX_RADIUS, _MAX_CONTRAST, _NOISE = 2, 20.0, 2.0
+# grey levels: an edge counts as this much
+_MAX_CONTRAST = 20.0
+
+
+@dataclass(frozen=True)
+class _Weighting:
+    """Radius in pixels of the local mean; a flat place counts as noisy as `noise` grey levels."""
+
+    radius: int
+    noise: float
+
+
+# what a lossy codec leaves on smooth places is coarse and faint: asked second, at scale 1 only
+_FINE, _COARSE = _Weighting(2, 1.0), _Weighting(4, 0.5)
 
 
 def _threshold(num_hypotheses: int) -> float:
     return float(np.sqrt(np.log(num_hypotheses / FALSE_ALARMS) / NUM_SYNC))
 
 
-IN_PLACE_THRESHOLD = _threshold(1)
-MOVED_THRESHOLD = _threshold(TILE**2)
+# twice, for both weightings
+IN_PLACE_THRESHOLD = _threshold(2)
+MOVED_THRESHOLD = _threshold(2 * TILE**2)
 SCALED_THRESHOLD = _threshold(TILE**2 * NUM_SCALES)
 
 
@@ -65,17 +79,25 @@ class _Place:
 
 def read(luma: Floats) -> Reading:
     """Look for the mark in grey levels (h, w)."""
-    even = _evened(luma)
+    even = _evened(luma, _FINE)
+    found = _read_unscaled(even) or _read_unscaled(_evened(luma, _COARSE))
+    if found is None:
+        return _read_at_any_scale(even)
+    place, payload = found
+    if payload is None:
+        payload = _payload(_folded(_evened(luma, _COARSE)), place)
+    if payload is None:  # a scale near 1 is seen at scale 1, but not read
+        near = _best_scale(_middle(even, SEARCHED_SIDE), _scales_near_1())
+        if near.agreement > place.agreement:
+            place, payload = _read_scaled(_middle(even, READ_SIDE), near)
+    return _reading(place, payload)
+
+
+def _read_unscaled(even: Floats) -> tuple[_Place, int | None] | None:
+    """Place and payload at scale 1 if the mark is there."""
     folded = _folded(even)
     place = _unscaled(_agreements(folded))
-    if place is None:
-        return _read_at_any_scale(even)
-    payload = _payload(folded, place)
-    if payload is None:  # a scale near 1 is seen at scale 1, but not read
-        found = _best_scale(_middle(even, SEARCHED_SIDE), _scales_near_1())
-        if found.agreement > place.agreement:
-            place, payload = _read_scaled(_middle(even, READ_SIDE), found)
-    return _reading(place, payload)
+    return None if place is None else (place, _payload(folded, place))
 
 
 def _read_at_any_scale(even: Floats) -> Reading:
@@ -97,19 +119,19 @@ def _unscaled(agreements: Floats) -> _Place | None:
     return best if best.agreement >= MOVED_THRESHOLD else None
 
 
-def _evened(luma: Floats) -> Floats:
+def _evened(luma: Floats, weighting: _Weighting) -> Floats:
     """Local mean 0, divided by the local variance: a place counts as much as it shows the mark."""
-    even = luma - _box_mean(luma)
+    even = luma - _box_mean(luma, weighting.radius)
     np.clip(even, -_MAX_CONTRAST, _MAX_CONTRAST, out=even)
-    noise = np.sqrt(np.maximum(_box_mean(even * even), 0)) + _NOISE
+    noise = np.sqrt(np.maximum(_box_mean(even * even, weighting.radius), 0)) + weighting.noise
     even /= noise * noise
     return even
 
 
-def _box_mean(values: Floats) -> Floats:
-    width = 2 * _BOX_RADIUS + 1
+def _box_mean(values: Floats, radius: int) -> Floats:
+    width = 2 * radius + 1
     for _ in range(2):  # down, then across
-        padded = np.pad(values, ((_BOX_RADIUS + 1, _BOX_RADIUS), (0, 0)), mode="edge")
+        padded = np.pad(values, ((radius + 1, radius), (0, 0)), mode="edge")
         sums = np.cumsum(padded, axis=0, dtype=np.float64)
         values = ((sums[width:] - sums[:-width]) / width).astype(np.float32).T
     return np.ascontiguousarray(values)

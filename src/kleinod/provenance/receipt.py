@@ -52,7 +52,9 @@ def pixels_sha256(image: Image.Image) -> str:
 def payload_of(receipt: Receipt) -> int:
     """The first 48 bits of the SHA-256 of a receipt's canonical form before the mark is laid."""
     core = {name: value for name, value in receipt.items() if name not in ("watermark", "picture")}
-    core["watermark"] = receipt["watermark"]["method"]
+    mark = receipt["watermark"]
+    # version 1 was not named
+    core["watermark"] = "/".join(str(mark[key]) for key in ("method", "version") if key in mark)
     core["picture"] = receipt["picture"]["painted_sha256"]
     return int.from_bytes(hashlib.sha256(to_json(core).encode()).digest()[:6], "big")
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.compute.matmul import TiledColumns, product_dtype, shared
 from kleinod.kernels import native
-from kleinod.models.products import TiledColumns, product_dtype, shared
 from kleinod.quantization.int8_packing import PackedRows, as_read, is_usable
 from kleinod.quantization.stored import StoredWeight, Weight
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kleinod.compute.matmul import JoinedLinear
 from kleinod.errors import WeightsError
-from kleinod.models.products import JoinedLinear
 from kleinod.quantization.float8 import Float8Weight
 from kleinod.quantization.stored import StoredLinear
 

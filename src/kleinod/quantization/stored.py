@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from kleinod.models.products import piecewise, product_dtype
+from kleinod.compute.matmul import piecewise, product_dtype
 
 # Expanded at a time on the CPU: what stays in a core's second-level cache.
 _NUMBERS_AT_ONCE = 2**19

@@ -13,17 +13,28 @@ from kleinod.safety.verdicts import CATEGORIES, DEFAULT_TOLERANCE
 
 CORPUS_FOLDER = Path(__file__).parent / "corpus"
 TUNING, HELD_OUT = "tuning", "held-out"
+SEVERAL_PROMPTS = "several prompts"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt; category None means that it must pass."""
+    """A prompt; category None means that it must pass.
+
+    kind: what is difficult about it. In one of kind SEVERAL_PROMPTS every line of the text is a
+    prompt of the same request.
+    """
 
     text: str
     language: str
     category: str | None
     kind: str
     half: str
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts of the request."""
+        is_list = self.kind == SEVERAL_PROMPTS
+        return tuple(self.text.split("\n")) if is_list else (self.text,)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,9 @@ def outcomes(
     """Each prompt judged. Raises FilterError."""
     made = []
     for example in examples:
-        found = guard.check_prompt(example.text, tolerance=tolerance)
+        found = guard.check_split(example.prompts, tolerance=tolerance)
+        for prompt in example.prompts:
+            found += guard.check_prompt(prompt, tolerance=tolerance)
         names = dict.fromkeys(verdict.category for verdict in found if verdict.is_blocked)
         made.append(Outcome(example, tuple(names)))
     return made
@@ -97,3 +110,22 @@ def stop_rate(found: Sequence[Outcome]) -> float:
     """How many of the disallowed prompts are stopped."""
     disallowed = [one for one in found if one.example.category is not None]
     return sum(bool(one.stopped_by) for one in disallowed) / max(len(disallowed), 1)
+
+
+def counts(found: Sequence[Outcome]) -> dict[str, float]:
+    """How many benign and disallowed prompts there are, and the shares that pass and stop."""
+    num_benign = sum(one.example.category is None for one in found)
+    return {
+        "num_benign": num_benign,
+        "benign_passed": pass_rate(found),
+        "num_disallowed": len(found) - num_benign,
+        "disallowed_stopped": stop_rate(found),
+    }
+
+
+def counts_by(key: str, found: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """The counts of each value of an example's field, "language" or "kind"."""
+    groups: dict[str, list[Outcome]] = {}
+    for one in found:
+        groups.setdefault(getattr(one.example, key), []).append(one)
+    return {name: counts(group) for name, group in sorted(groups.items())}

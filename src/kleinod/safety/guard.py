@@ -1,7 +1,7 @@
 """The guard asks every filter, and fails closed: no answer means that nothing is painted."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -13,7 +13,7 @@ from PIL import Image
 from kleinod.errors import FilterError, InputError
 from kleinod.safety import verdicts
 from kleinod.safety.policy import NOTE, Policy
-from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Filter, Verdict
+from kleinod.safety.verdicts import DEFAULT_TOLERANCE, Filter, SplitFilter, Verdict
 
 ENTRY_POINTS = "kleinod.filters"
 _REMEDY = "nothing is painted; mend it, or switch all filters off with --safety off"
@@ -47,27 +47,53 @@ class Guard:
 
     def check_prompt(self, prompt: str, *, tolerance: int = DEFAULT_TOLERANCE) -> list[Verdict]:
         """Verdicts on a prompt. Raises FilterError."""
-        return self._check(verdicts.PROMPT, prompt, tolerance)
+        from kleinod.safety import codes  # late: start-up is short
+
+        return self._check(verdicts.PROMPT, (prompt, *codes.decoded(prompt)), tolerance)
+
+    def check_split(
+        self, prompts: Sequence[str], *, tolerance: int = DEFAULT_TOLERANCE
+    ) -> list[Verdict]:
+        """Verdicts that block a phrase split over the prompts of one request.
+
+        The prompts are also checked one by one, by `check_prompt`. Raises FilterError.
+        """
+        verdicts.check_tolerance(tolerance)
+        if len(prompts) < 2:
+            return []
+        found = (
+            verdict
+            for one in self.filters
+            if isinstance(one, SplitFilter)
+            for verdict in _verdicts(
+                one, verdicts.PROMPT, map(one.split_scores, (prompts,)), tolerance=tolerance
+            )
+        )
+        return [self._noted(verdict) for verdict in found if verdict.is_blocked]
 
     def check_reference(
         self, image: Image.Image, *, tolerance: int = DEFAULT_TOLERANCE
     ) -> list[Verdict]:
         """Verdicts on a picture that is to be edited. Raises FilterError."""
-        return self._check(verdicts.REFERENCE, image, tolerance)
+        return self._check(verdicts.REFERENCE, (image,), tolerance)
 
     def check_result(
         self, image: Image.Image, *, tolerance: int = DEFAULT_TOLERANCE
     ) -> list[Verdict]:
         """Verdicts on a painted picture. Raises FilterError."""
-        return self._check(verdicts.RESULT, image, tolerance)
+        return self._check(verdicts.RESULT, (image,), tolerance)
 
-    def _check(self, moment: str, subject: str | Image.Image, tolerance: int) -> list[Verdict]:
+    def _check(
+        self, moment: str, subjects: Sequence[str | Image.Image], tolerance: int
+    ) -> list[Verdict]:
         verdicts.check_tolerance(tolerance)
         found = (
             verdict
             for one in self.filters
             if moment in one.moments
-            for verdict in _verdicts(one, moment, subject, tolerance=tolerance)
+            for verdict in _verdicts(
+                one, moment, map(partial(one.scores, moment), subjects), tolerance=tolerance
+            )
         )
         return [self._noted(verdict) for verdict in found]
 
@@ -78,27 +104,38 @@ class Guard:
 
 
 def _verdicts(
-    one: Filter, moment: str, subject: str | Image.Image, *, tolerance: int
+    one: Filter, moment: str, scorings: Iterable[Mapping[str, float]], *, tolerance: int
 ) -> Iterator[Verdict]:
-    """What stops the request; if nothing does, the verdict that came nearest."""
+    """What stops the request; if nothing does, the verdict that came nearest.
+
+    scorings: the filter's scores of each subject, computed in here.
+    """
     try:
-        scores = {str(name): float(score) for name, score in one.scores(moment, subject).items()}
+        found = [(str(name), float(score)) for scores in scorings for name, score in scores.items()]
     except InputError:  # a prompt that takes too long
         raise
     # a filter may come from anyone; whatever goes wrong in it must close the door
     except Exception as error:
         raise FilterError(_message(one.name, "crashed", error)) from error
-    if any(not 0 <= score <= 1 for score in scores.values()):
+    if any(not 0 <= score <= 1 for _, score in found):
         wrong = ValueError("a score is not from 0 to 1")
         raise FilterError(_message(one.name, "crashed", wrong))
     made = [
         Verdict(moment, one.name, one.version, category, round(score, 4), limit)
-        for category, score in scores.items()
+        for category, score in _highest(found).items()
         for limit in [verdicts.threshold(moment, category, tolerance)]
     ]
     blocked = [verdict for verdict in made if verdict.is_blocked]
     nearest = sorted(made, key=lambda verdict: verdict.score - verdict.threshold)[-1:]
     yield from blocked or nearest
+
+
+def _highest(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The highest score of each category."""
+    highest: dict[str, float] = {}
+    for category, score in found:
+        highest[category] = max(score, highest.get(category, 0.0))
+    return highest
 
 
 def _loaded(policy: Policy) -> list[Filter]:

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kleinod.compute.ops import rms_norm
 from kleinod.errors import InputError, WeightsError
-from kleinod.models.ops import rms_norm
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.quantization.stored import StoredWeight, Weight
 from kleinod.safety.verdicts import JUDGED, PROMPT
-from kleinod.weights import loading
+from kleinod.weights import build
 from kleinod.weights.files import read_weights, weight_files
 from kleinod.weights.fingerprint import fingerprint
-from kleinod.weights.keys import TEXT_ENCODER_GGUF, to_bfl
+from kleinod.weights.key_maps import TEXT_ENCODER_GGUF, to_bfl
 
 _QUESTION = (
     "Somebody asks for a picture of this:\n\n{prompt}\n\nWould it show sex or nudity, a minor in a "
@@ -47,7 +47,7 @@ class Judge:
         self._tokenizer = Tokenizer.from_file(tokenizer_file, _MAX_TOKENS)
         parts = to_bfl(read_weights(folder), TEXT_ENCODER_GGUF)
         depth = 1 + max(int(name.split(".")[2]) for name in parts if ".layers." in name)
-        model = loading.open_text_encoder(folder, (depth,)).filled(torch.device("cpu"), dtype)
+        model = build.open_text_encoder(folder, (depth,)).filled(torch.device("cpu"), dtype)
         assert isinstance(model, TextEncoder)
         self._model, self._eps = model, model.config.rms_norm_eps
         answers = torch.tensor([self._tokenizer.word_ids(word)[0] for word in _ANSWERS])

@@ -1,5 +1,6 @@
 """One request under the guard: what was judged so far, and what its receipt says of that."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -33,6 +34,15 @@ class Screening:
         """Moderate a prompt. Raises ModeratedError, FilterError, InputError."""
         if self.guard is not None:
             verdicts = self.guard.check_prompt(prompt, tolerance=self.tolerance)
+            self.verdicts += self._passed(verdicts)
+
+    def check_split(self, prompts: Sequence[str]) -> None:
+        """Moderate what the prompts of a request say together. Raises ModeratedError, FilterError.
+
+        Each is moderated by `check_prompt` besides.
+        """
+        if self.guard is not None:
+            verdicts = self.guard.check_split(prompts, tolerance=self.tolerance)
             self.verdicts += self._passed(verdicts)
 
     def check_reference(self, image: Image.Image) -> None:

@@ -26,10 +26,19 @@ _BADGES = {
     for first in (0x1F130, 0x1F150, 0x1F170, 0x1F1E6)
     for index in range(26)
 }
-_LETTERS = str.maketrans({**_LOOK_ALIKES, **_BADGES, "æ": "ae", "œ": "oe", "’": "'", "`": "'"})
+_SMALL_CAPITALS = dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnopqrstuvwyz", strict=True))
+_LETTERS = str.maketrans(
+    {**_LOOK_ALIKES, **_SMALL_CAPITALS, **_BADGES, "æ": "ae", "œ": "oe", "’": "'", "`": "'"}
+)
 # Arabic phrases in one sign, which NFKD writes out in 18 and 8 letters: no disguise of any word
 _PHRASES = str.maketrans("\ufdfa\ufdfb", "  ")
 _LEET = str.maketrans("013456789@$!|+€£¢()", "oieasgtbgasiltelccd")
+# letters drawn of several signs, the longer ones first
+_SHAPES = (
+    ("|\\/|", "m"),
+    *(("/\\/\\", "m"), ("\\/\\/", "w"), ("|_|", "u"), ("|\\|", "n"), ("|-|", "h")),
+    *(("/\\", "a"), ("\\/", "v"), ("|<", "k"), ("|)", "d"), ("|3", "b"), ("()", "o")),
+)
 _LEET_SIGNS = "@$!|+€£¢("
 # a word, or a letter between signs that stand for letters
 _TOKEN = re.compile(r"[^\W_]+(?:[*#@$!|+€£¢(_]+[^\W_]+)*[$!|+)]*|[@$!|(][^\W_]+")
@@ -93,7 +102,7 @@ class Speller:
         budget = budget or Budget()
         text = _POSSESSIVE.sub("", plain(text))
         words = [" ".join(_words(token)) for token in _TOKEN.findall(text)]
-        joined = _SPACED.sub(lambda found: self._joined(found[0]), text)
+        joined = _SPACED.sub(lambda found: self._joined(found[0]), _with_letters(text))
         tokens = _TOKEN.findall(joined)
         # a prompt repeats its words, and may be made of one ligature that stands for four
         meanings = {token: self._meant(token, budget).split() for token in set(tokens)}
@@ -160,6 +169,13 @@ class Speller:
             else:
                 yield words[index]
                 index += 1
+
+
+def _with_letters(text: str) -> str:
+    """A text with letters in place of those that are drawn of several signs."""
+    for signs, letter in _SHAPES:
+        text = text.replace(signs, letter)
+    return text
 
 
 def _words(token: str) -> list[str]:

@@ -4,9 +4,9 @@ A filter gives each category a score from 0 to 1; it is stopped where score >= t
 threshold follows the request's tolerance, 0 (strict) to 5 (loose), except for what the law forbids.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -66,6 +66,14 @@ class Filter(Protocol):
 
     def scores(self, moment: str, subject: str | Image.Image) -> Mapping[str, float]:
         """A score from 0 to 1 for each category; the subject is a prompt or an RGB picture."""
+
+
+@runtime_checkable
+class SplitFilter(Filter, Protocol):
+    """A filter that also finds phrases that several prompts of a request make together."""
+
+    def split_scores(self, prompts: Sequence[str]) -> Mapping[str, float]:
+        """A score from 0 to 1 for each category, of two prompts or more."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from kleinod.server import bfl, openai, own, problems, vocabulary
-from kleinod.server.access import Access
-from kleinod.server.context import MODEL_HEADER, Context
-from kleinod.server.head import Head
-from kleinod.server.limits import BodyLimit
+from kleinod.server.api import bfl, native, openai, problems, vocabulary
+from kleinod.server.api.access import Access
+from kleinod.server.api.context import MODEL_HEADER, Context
+from kleinod.server.api.head import Head
+from kleinod.server.api.limits import BodyLimit
 from kleinod.server.logs import Observed
 from kleinod.version import __version__
 
@@ -75,7 +75,7 @@ def create_app(context: Context, hooks: Hooks) -> FastAPI:
     app.add_middleware(Observed)
     _allow_pages(app, context.settings.cors_origins)
     problems.install(app)
-    for router in (own.router, vocabulary.router, openai.router, bfl.router):
+    for router in (native.router, vocabulary.router, openai.router, bfl.router):
         app.include_router(router)
     document = app.openapi
     # FastAPI's documented way to change the document is to replace the method

@@ -6,16 +6,16 @@ job that is painted again after a crash is told again.
 
 from dataclasses import replace
 
+from kleinod.audit import audit_log
+from kleinod.audit.audit_log import AuditLog, Event
 from kleinod.errors import InputError
-from kleinod.provenance import audit
-from kleinod.provenance.audit import AuditLog, Event
-from kleinod.server.jobs import Job, JobStatus
-from kleinod.server.keys import KeyRecord
+from kleinod.server.job_queue.api_keys import KeyRecord
+from kleinod.server.job_queue.job import Job, JobStatus
 
 
 def log() -> AuditLog | None:
     """The configured log, checked; None if it is off. Raises InputError."""
-    configured = audit.configured(default=audit.default_path())
+    configured = audit_log.configured(default=audit_log.default_path())
     if configured is not None:
         configured.check()
     return configured
@@ -46,10 +46,12 @@ def ended_without(log: AuditLog | None, job: Job) -> None:
     if log is None or job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
         return
     facts = {"job": job.id, "model": job.model, "error": job.error}
-    log.append(audit.Event(str(job.status), job.key_id, prompt=job.request["prompt"], facts=facts))
+    log.append(
+        audit_log.Event(str(job.status), job.key_id, prompt=job.request["prompt"], facts=facts)
+    )
 
 
 def key_changed(log: AuditLog | None, record: KeyRecord, name: str) -> None:
     """Tell that a key was `key_created` or `key_revoked`. Raises InputError."""
     if log is not None:
-        log.append(audit.Event(name, record.id, facts={"name": record.name}))
+        log.append(audit_log.Event(name, record.id, facts={"name": record.name}))

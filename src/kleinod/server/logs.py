@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kleinod.display import printable
-from kleinod.server.problems import Problem, answer
+from kleinod.server.api.problems import Problem, answer
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from kleinod.engine import Engine
 from kleinod.memory import peak_bytes
-from kleinod.server.jobs import Job
+from kleinod.server.job_queue.job import Job
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 300)

@@ -19,12 +19,13 @@ from kleinod.catalog import ModelInfo
 from kleinod.errors import InputError
 from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Policy
-from kleinod.server import auditing, signatures
-from kleinod.server.claims import Claims, Terms
-from kleinod.server.database import Database
-from kleinod.server.events import Hub
-from kleinod.server.executor import JobExecutor, configured_session
-from kleinod.server.jobs import (
+from kleinod.server import auditing
+from kleinod.server.job_queue import signed_urls
+from kleinod.server.job_queue.api_keys import KeyRecord, Keys
+from kleinod.server.job_queue.claims import Claims, Terms
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.executor import JobExecutor, configured_session
+from kleinod.server.job_queue.job import (
     Job,
     JobEnded,
     JobEvent,
@@ -34,15 +35,15 @@ from kleinod.server.jobs import (
     StoredImage,
     Unavailable,
 )
-from kleinod.server.keys import KeyRecord, Keys
+from kleinod.server.job_queue.retention import Retention
+from kleinod.server.job_queue.storage import Storage
+from kleinod.server.job_queue.store import JobStore, Limits
+from kleinod.server.job_queue.subscriptions import Hub
+from kleinod.server.job_queue.webhooks import Post, Webhooks, plain_body
+from kleinod.server.job_queue.worker import Parts, Worker
 from kleinod.server.metrics import CONTENT_TYPE, Metrics
-from kleinod.server.retention import Retention
 from kleinod.server.settings import Settings
-from kleinod.server.storage import Storage
-from kleinod.server.store import JobStore, Limits
 from kleinod.server.threads import Threads
-from kleinod.server.webhooks import Post, Webhooks, plain_body
-from kleinod.server.worker import Parts, Worker
 
 # how often a job that another server paints is looked at
 _LOOK_SECONDS = 1.0
@@ -189,7 +190,7 @@ class Service:
 
     async def picture(self, path: str) -> bytes | None:
         """A finished picture's file; None if there is none (any more). Raises Unavailable."""
-        if not signatures.is_picture(path):
+        if not signed_urls.is_picture(path):
             return None
         with _storage_answers():
             return await self._pixel_threads.run(self._storage.read, path)
@@ -197,12 +198,12 @@ class Service:
     def signed_path(self, image: StoredImage) -> str:
         """`PATH?expires=…&signature=…`, valid for url_seconds; to be put behind a route."""
         expires = str(int(time.time()) + self.settings.url_seconds)
-        signature = signatures.url_signature(self._url_secret, image.path, expires)
+        signature = signed_urls.url_signature(self._url_secret, image.path, expires)
         return f"{image.path}?expires={expires}&signature={signature}"
 
     def check_signature(self, path: str, expires: str, signature: str) -> bool:
         """Whether a picture's URL is ours and its time is not over."""
-        return signatures.is_valid_url(
+        return signed_urls.is_valid_url(
             self._url_secret, path, expires, signature=signature, now_seconds=time.time()
         )
 

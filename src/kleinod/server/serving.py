@@ -13,14 +13,16 @@ import uvicorn
 
 from kleinod.display import printable
 from kleinod.errors import InputError, KleinodError
-from kleinod.server import access, bfl, fetching, logs
+from kleinod.server import logs
+from kleinod.server.api import access, bfl
+from kleinod.server.api.context import Context, own_url
 from kleinod.server.app import Hooks, create_app
-from kleinod.server.context import Context, own_url
-from kleinod.server.database import Database
-from kleinod.server.jobs import Job
-from kleinod.server.keys import Keys
+from kleinod.server.job_queue.api_keys import Keys
+from kleinod.server.job_queue.database import Database
+from kleinod.server.job_queue.job import Job
 from kleinod.server.service import Service
 from kleinod.server.settings import Settings
+from kleinod.server.untrusted import fetching
 from kleinod.version import __version__
 
 _BACKLOG = 2048

@@ -19,7 +19,7 @@ from kleinod import catalog, fileio
 from kleinod.errors import InputError
 from kleinod.paths import expand_user, path_exists
 from kleinod.request import MAX_PIXELS
-from kleinod.server.urls import normal_origin
+from kleinod.server.untrusted.urls import normal_origin
 
 PREFIX = "KLEINOD_"
 FILE_NAME = "kleinod.toml"

@@ -20,7 +20,7 @@ from kleinod.session.prepare import (
     prepare,
     prepare_signing,
 )
-from kleinod.session.results import BlockedImage, GeneratedImage
+from kleinod.session.results import BlockedImage, GeneratedImage, Result
 
 __all__ = [
     "BlockedImage",
@@ -28,6 +28,7 @@ __all__ = [
     "GeneratedImage",
     "OutputOptions",
     "PreparedRequest",
+    "Result",
     "Session",
     "check",
     "check_output",

@@ -6,8 +6,9 @@ from functools import partial
 
 from PIL import Image
 
+from kleinod.audit import audit_log
 from kleinod.errors import InputError, ModeratedError, SigningError
-from kleinod.provenance import audit, container, manifest, reference_mark, watermark
+from kleinod.provenance import container, manifest, reference_mark, watermark
 from kleinod.provenance import receipt as receipts
 from kleinod.provenance.receipt import Receipt
 from kleinod.session.prepare import PreparedRequest, Signing, recorded_blocks
@@ -31,9 +32,20 @@ def finish(
             with recorded_blocks(prepared.checked.session, prompt):
                 safety = prepared.checked.screening.check_result(image)
         except ModeratedError as error:
-            yield BlockedImage(index, error)
+            yield _blocked(prepared, index, error)
             continue
         yield _finish_one(prepared, index, image, draft | {"safety": safety})
+
+
+def _blocked(prepared: PreparedRequest, index: int, error: ModeratedError) -> BlockedImage:
+    resolved, is_private = prepared.resolved, prepared.checked.session.provenance.private
+    return BlockedImage(
+        index=index,
+        error=error,
+        seed=resolved.seeds[index],
+        prompt=None if is_private else resolved.prompt_of(index),
+        num_images=len(resolved.seeds),
+    )
 
 
 def _finish_one(
@@ -50,7 +62,7 @@ def _finish_one(
         signing = None
         marked, receipt = mark(image, draft | {"c2pa": "failed"})
         data = encode_file(marked, receipt, output.format_name, None, quality=output.quality)
-    checked.session.audit.record(audit.generated(receipt, data))
+    checked.session.audit.record(audit_log.generated(receipt, data))
     return GeneratedImage(
         index=index,
         image=marked,
@@ -72,7 +84,7 @@ def _encode_again(
     container.check_mark(receipt["watermark"]["method"], format_name)
     container.check_words(receipts.words_of(receipt), format_name)
     data = encode_file(marked, receipt, format_name, signing)
-    prepared.checked.session.audit.record(audit.generated(receipt, data))
+    prepared.checked.session.audit.record(audit_log.generated(receipt, data))
     return data
 
 
@@ -87,7 +99,7 @@ def mark(image: Image.Image, draft: Receipt) -> tuple[Image.Image, Receipt]:
     method = receipt["watermark"]["method"]
     if method == receipts.ROBUST:
         payload = receipts.payload_of(receipt)
-        marked = watermark.mark(image, payload)
+        marked = watermark.mark(image, payload, version=receipt["watermark"].get("version", 1))
         return marked, receipts.with_mark(receipt, payload, marked)
     marked = reference_mark.mark(image) if method == receipts.REFERENCE else image
     return marked, receipts.with_mark(receipt, None, marked)
@@ -138,7 +150,8 @@ def reproduce(
     if receipt["watermark"]["method"] != receipts.ROBUST or not isinstance(payload, str):
         return own, receipt
     try:
-        marked = watermark.mark(image, int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1)
+        number = int(payload, 16) & (1 << watermark.PAYLOAD_BITS) - 1
     except ValueError as error:
         raise InputError(f"receipt: watermark.payload is {payload!r}; it is damaged") from error
-    return marked, receipt
+    version = old["watermark"].get("version", 1)
+    return watermark.mark(image, number, version=version), receipt

@@ -10,23 +10,24 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kleinod import catalog, images
+from kleinod.audit import audit_log
+from kleinod.audit.audit_log import Event
 from kleinod.display import quoted
 from kleinod.errors import InputError, ModeratedError
 from kleinod.images import OpenedReference
-from kleinod.provenance import audit, authority, container, manifest
-from kleinod.provenance.audit import Event
+from kleinod.provenance import authority, container, manifest
 from kleinod.provenance.authority import Identity
 from kleinod.provenance.ingredients import Ingredient, read_ingredients
 from kleinod.provenance.receipt import ProvenanceOptions, Receipt
-from kleinod.request import ImageRequest, ResolvedRequest
+from kleinod.request import ImageRequest, ResolvedRequest, as_integer
 from kleinod.request_warnings import RequestWarning
 from kleinod.safety import Guard, Policy, Screening
 from kleinod.safety.policy import NOTE
 from kleinod.safety.verdicts import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
+    from kleinod.diffusion.sampler import Sampler
     from kleinod.provenance.facts import ModelFile
-    from kleinod.sampler import Sampler
 
 
 class AuditTrail(Protocol):
@@ -44,16 +45,16 @@ class ConfiguredAudit:
 
     def check(self) -> None:
         """Raise InputError where the log cannot be written."""
-        log = audit.configured()
+        log = audit_log.configured()
         if log is not None:
             log.check()
 
     def record(self, event: Event) -> None:
         """Write an event. Raises InputError."""
-        audit.append(event)
+        audit_log.append(event)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Session:
     """What every image of one user or server gets: who moderates it, and its provenance.
 
@@ -65,23 +66,30 @@ class Session:
     tolerance: int = DEFAULT_TOLERANCE
     audit: AuditTrail = field(default_factory=ConfiguredAudit)
 
+    def __repr__(self) -> str:
+        safety = f"'on', tolerance={self.tolerance}" if self.guard else "'off'"
+        return f"Session(safety={safety}, provenance={self.provenance!r})"
+
     @classmethod
     def configured(
         cls,
         *,
-        safety: str | None = None,
+        safety: str | bool | None = None,
         tolerance: int = DEFAULT_TOLERANCE,
         provenance: ProvenanceOptions | None = None,
         brands: str = NOTE,
     ) -> "Session":
-        """With the filters of `safety.toml`; safety "on" or "off" overrides its switch.
+        """With the filters of `safety.toml`; safety "on" or "off" (or a bool) overrides it.
 
         brands: "note" for a local user, "block" for others, where the file does not say it.
 
         Raises InputError.
         """
-        if safety not in (None, "on", "off"):
-            raise InputError(f"safety: {safety!r} is unknown; give on or off")
+        if isinstance(safety, bool):
+            safety = "on" if safety else "off"
+        if not isinstance(safety, str | None) or safety not in (None, "on", "off"):
+            raise InputError(f"safety: {quoted(safety)} is unknown; give on or off")
+        tolerance = as_integer(tolerance)
         if not isinstance(provenance, ProvenanceOptions | None):
             raise InputError(
                 f"provenance: {quoted(provenance)} is no kleinod.ProvenanceOptions; give "
@@ -225,6 +233,7 @@ def _moderate(
         with recorded_blocks(session, prompt):
             screening.check_prompt(prompt)
     with recorded_blocks(session, "\n".join(request.prompts)):
+        screening.check_split(request.prompts)
         for reference in references:
             screening.check_reference(reference.image)
 
@@ -236,7 +245,7 @@ def recorded_blocks(session: Session, prompt: str | None) -> Iterator[None]:
         yield
     except ModeratedError as error:
         words = None if session.provenance.private else prompt
-        session.audit.record(audit.moderated(error, prompt=words))
+        session.audit.record(audit_log.moderated(error, prompt=words))
         raise
 
 

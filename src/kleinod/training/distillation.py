@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kleinod import sampling
+from kleinod.diffusion import sampling
 from kleinod.training.flow import Flow, is_matrix, reference_positions, training_precision
 from kleinod.training.loop import Loop, LoopRecipe
 from kleinod.training.pool import Pool, Tools, velocities
-from kleinod.training.sampling import Velocity, Words, euler
+from kleinod.training.sample_images import Velocity, Words, euler
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.training.flow import Flow
 from kleinod.vocabulary import Vocabulary
-from kleinod.weights.keys import TRANSFORMER, to_diffusers
+from kleinod.weights.key_maps import TRANSFORMER, to_diffusers
 
 SHARD_BYTES = 15 * 2**20
 _STEM = "diffusion_pytorch_model"

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from kleinod.assembly import load_sampler
+from kleinod.diffusion.loading import load_sampler
+from kleinod.diffusion.sampler import Sampler
 from kleinod.errors import InputError
 from kleinod.memory import memory_told
-from kleinod.sampler import Sampler
 from kleinod.training import distributed, preflight
 from kleinod.training.configuration import FinetuneRecipe
 from kleinod.training.configuration import read_recipe as read_recipe

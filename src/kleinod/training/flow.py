@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kleinod import latents
+from kleinod.compute.matmul import product_dtype
 from kleinod.config import TextEncoderConfig, TransformerConfig
-from kleinod.models.products import product_dtype
+from kleinod.diffusion import latents
 from kleinod.models.text_encoder import TextEncoder
 from kleinod.models.transformer import Transformer
 

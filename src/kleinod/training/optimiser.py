@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kleinod.compute.matmul import product_dtype
 from kleinod.errors import NumericalError
-from kleinod.models.products import product_dtype
 from kleinod.training import sharding
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kleinod.latents import latents_to_tokens
+from kleinod.diffusion.latents import latents_to_tokens
 from kleinod.models.autoencoder import Autoencoder
 from kleinod.models.tokenizer import Tokenizer
 from kleinod.training.flow import autocast

@@ -27,7 +27,7 @@ from kleinod.request import Components
 from kleinod.training import checkpoints
 from kleinod.training.configuration import FinetuneRecipe
 from kleinod.training.flow import is_matrix
-from kleinod.weights import loading
+from kleinod.weights import build
 from kleinod.weights.files import num_bytes, weight_files
 from kleinod.weights.fingerprint import fingerprint
 from kleinod.weights.folders import ModelPaths, model_paths
@@ -90,9 +90,9 @@ def check_model(recipe: FinetuneRecipe) -> TrainableModel:
     except InputError as error:
         # the same words as a flag of `kleinod generate`, here a field
         raise InputError(re.sub(r"give --([a-z-]+) PATH", _as_field, str(error))) from error
-    transformer = _trainable(loading.open_transformer(paths.transformer), paths.transformer)
+    transformer = _trainable(build.open_transformer(paths.transformer), paths.transformer)
     text_encoder = _trainable(
-        loading.open_text_encoder(paths.text_encoder, info.text_layers), paths.text_encoder
+        build.open_text_encoder(paths.text_encoder, info.text_layers), paths.text_encoder
     )
     trained = list(transformer.named_parameters())
     if recipe.trains == "all":
@@ -110,7 +110,7 @@ def _as_field(match: re.Match[str]) -> str:
     return f'set {match[1].replace("-", "_")} = "PATH"'
 
 
-def _trainable(plan: loading.Blueprint, path: Path) -> nn.Module:
+def _trainable(plan: build.Blueprint, path: Path) -> nn.Module:
     """The module on the meta device. Raises InputError if its weights are quantised."""
     for parts in plan.parts.values():
         if any(isinstance(p, StoredWeight) and not isinstance(p, PlainWeight) for p in parts):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from kleinod import catalog, fileio, vocabulary
 from kleinod.catalog import ModelInfo
+from kleinod.compute.matmul import JoinedLinear
+from kleinod.diffusion.sampler import Sampler
 from kleinod.errors import InputError
-from kleinod.models.products import JoinedLinear
 from kleinod.quantization.stored import PlainWeight, StoredLinear
 from kleinod.request import Components
-from kleinod.sampler import Sampler
 from kleinod.training.export import export
 from kleinod.training.flow import Flow
 from kleinod.weights.folders import model_paths

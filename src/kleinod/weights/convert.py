@@ -23,11 +23,11 @@ from torch import Tensor
 
 from kleinod import fileio
 from kleinod.errors import InputError, WeightsError
-from kleinod.weights import geometry, loading, prefixes, recognition
+from kleinod.weights import build, geometry, identify, prefixes
 from kleinod.weights.diffusers_configs import autoencoder_config, transformer_config
 from kleinod.weights.files import weight_files
-from kleinod.weights.inspection import Part, read_part
-from kleinod.weights.keys import AUTOENCODER, TRANSFORMER, Parts, to_bfl, to_diffusers
+from kleinod.weights.inspect_model import Part, read_part
+from kleinod.weights.key_maps import AUTOENCODER, TRANSFORMER, Parts, to_bfl, to_diffusers
 from kleinod.weights.listing import is_visible
 
 DIFFUSERS, BFL, BFL_FP8 = "diffusers", "bfl", "bfl-fp8"
@@ -37,7 +37,7 @@ Progress = Callable[[float], None]
 
 _LARGEST_FP8 = 448.0
 _SLICE_NUMBERS = 1 << 20
-_TABLES = {recognition.TRANSFORMER: TRANSFORMER, recognition.AUTOENCODER: AUTOENCODER}
+_TABLES = {identify.TRANSFORMER: TRANSFORMER, identify.AUTOENCODER: AUTOENCODER}
 _PLAIN = {"BF16", "F16", "F32", "F64", "I64"}
 _DTYPES = {
     torch.float64: "F64",
@@ -128,13 +128,13 @@ def _convertible(source: Path, target: str) -> Part:
         raise InputError(f"source: {source} is a whole model; give its transformer or vae folder")
     part = read_part(source)
     finding = part.finding
-    is_ours = finding.family in (recognition.KLEIN, recognition.FLUX2)
+    is_ours = finding.family in (identify.KLEIN, identify.FLUX2)
     if finding.component not in _TABLES or not is_ours:
         raise InputError(
             f"source: {source} seems to be {finding.title}; only klein's transformer and "
             "autoencoder are converted"
         )
-    if recognition.DECODER_ONLY in finding.notes:
+    if identify.DECODER_ONLY in finding.notes:
         raise InputError(f"source: {source} is a decoder only; give a whole autoencoder")
     others = {stored for group in part.groups for stored in group.formats} - _PLAIN
     if part.container.startswith("gguf") or others:
@@ -143,7 +143,7 @@ def _convertible(source: Path, target: str) -> Part:
             f"source: {source} holds {stored}; only 16- and 32-bit weights in safetensors are "
             "converted, take the unquantised file"
         )
-    if target == BFL_FP8 and finding.component != recognition.TRANSFORMER:
+    if target == BFL_FP8 and finding.component != identify.TRANSFORMER:
         raise InputError(f"to: {target} is for transformers, {source} is a {finding.title}")
     if {DIFFUSERS: "diffusers", BFL: "BFL"}.get(target) == finding.layout:
         raise InputError(f"source: {source} is in the {finding.layout} layout already")
@@ -173,8 +173,8 @@ def _check_destination(file: Path, source: Path, *, is_folder: bool, force: bool
 
 def _strictly_read(part: Part) -> dict[str, Tensor]:
     """The mapped tensors, without prefix, if they are a whole model. Raises WeightsError."""
-    is_transformer = part.finding.component == recognition.TRANSFORMER
-    (loading.open_transformer if is_transformer else loading.open_autoencoder)(part.path)
+    is_transformer = part.finding.component == identify.TRANSFORMER
+    (build.open_transformer if is_transformer else build.open_autoencoder)(part.path)
     tensors: dict[str, Tensor] = {}
     for file in weight_files(part.path):
         tensors |= load_file(file)
@@ -217,7 +217,7 @@ def _metadata(part: Part, parts: Mapping[str, Parts], target: str) -> dict[str, 
 
 
 def _config(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    if part.finding.component == recognition.TRANSFORMER:
+    if part.finding.component == identify.TRANSFORMER:
         return transformer_config(geometry.transformer(to_bfl(tensors, TRANSFORMER), part.path))
     return autoencoder_config(geometry.autoencoder(to_diffusers(tensors, AUTOENCODER), part.path))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kleinod.errors import WeightsError
 from kleinod.quantization.stored import Weight
-from kleinod.weights import pieces, prefixes
+from kleinod.weights import prefixes, quantized_layers
 from kleinod.weights.headers import Header, read_header
 from kleinod.weights.listing import num_bytes as num_bytes
 from kleinod.weights.listing import weight_files as weight_files
@@ -38,7 +38,7 @@ def read_weights(path: Path, component: str | None = None) -> dict[str, Weight]:
     for file, header in zip(files, headers, strict=True):
         formats |= _formats(header, component, file)
     chosen = {own[name]: tensor for name, tensor in tensors.items() if name in own}
-    return pieces.assembled(chosen, formats, path)
+    return quantized_layers.assembled(chosen, formats, path)
 
 
 def _own_names(names: list[str], component: str | None, path: Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ def _own_names(names: list[str], component: str | None, path: Path) -> dict[str,
 
 def _formats(header: Header, component: str | None, file: Path) -> dict[str, str]:
     """The formats that a header states, by the layer's own name."""
-    formats = pieces.header_formats(header.metadata, file)
+    formats = quantized_layers.header_formats(header.metadata, file)
     if component is None or not formats:
         return formats
     own = prefixes.chosen([f"{layer}.weight" for layer in formats], component)

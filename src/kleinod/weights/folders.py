@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kleinod import catalog
+from kleinod import catalog, paths
 from kleinod.errors import InputError
 from kleinod.request import Components
 from kleinod.weights.kinds import check_kind
@@ -39,7 +39,7 @@ def model_paths(model: Path, components: Components) -> ModelPaths:
     is_file = model.is_file()
     components = _with_published(model, components) if is_file else components
     if not is_file and not (model / "model_index.json").is_file():
-        raise _not_a_model(model)
+        raise not_a_model(model)
     if not is_file and not (model / "transformer").is_dir():
         raise InputError(f"transformer: {model / 'transformer'} is missing; fetch the model again")
     inside = check_kind(model, TRANSFORMER) if is_file else ()
@@ -86,16 +86,17 @@ def _own_autoencoder(model: Path, inside: Container[str]) -> Path | None:
 _FOLDERS = {TEXT_ENCODER: "text_encoder", AUTOENCODER: "vae"}
 
 
-def _not_a_model(model: Path) -> InputError:
-    """Why a path is no model, and what to give instead."""
+def not_a_model(model: Path) -> InputError:
+    """The error for a folder that is no model: why, and what to give instead."""
+    shown = paths.shown(model)
     if model.is_symlink() and not model.exists():
-        return InputError(f"model: {model} is a link that leads nowhere; check the path")
+        return InputError(f"model: {shown} is a link that leads nowhere; check the path")
     if not model.exists():
-        return InputError(f"model: {model} does not exist; check the path")
+        return InputError(f"model: {shown} does not exist; check the path")
     remedy = "give a folder in the diffusers layout or a transformer's .safetensors or .gguf file"
     if (model.absolute().parent / "model_index.json").is_file():
         remedy = f"it is a part of {model.absolute().parent}, give that"
-    return InputError(f"model: {model} holds no model_index.json; {remedy}")
+    return InputError(f"model: {shown} holds no model_index.json; {remedy}")
 
 
 def _component(name: str, given: str | Path | None, model: Path, inside: Container[str]) -> Path:
@@ -118,15 +119,15 @@ def _component(name: str, given: str | Path | None, model: Path, inside: Contain
 
 def _existing(name: str, given: str | Path) -> Path:
     """The path, `~` being the user's folder. Raises InputError if nothing is there."""
+    path, text = paths.expand_user(given, name), paths.shown(given)
     if not str(given):
         raise InputError(f"{name}: the path is empty; give a file or a folder")
-    try:
-        path = Path(given).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{name}: {given} cannot be read ({error}); check the path") from error
-    if not exists:
-        raise InputError(f"{name}: {given} does not exist; give a file or a folder")
+    if paths.is_url(given):
+        raise InputError(f"{name}: {text} is a URL; download it, then give its path")
+    if not paths.path_exists(path, name):
+        raise InputError(f"{name}: {text} does not exist; give a file or a folder")
+    if (kind := paths.other_kind(path)) not in (None, "a folder"):
+        raise InputError(f"{name}: {text} is {kind}; give a file or a folder")
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kleinod.config import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from kleinod.errors import WeightsError
-from kleinod.weights.keys import WeightParts
+from kleinod.weights.key_maps import WeightParts
 
 Shape = tuple[int, ...]
 

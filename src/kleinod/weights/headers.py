@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from kleinod.display import quoted
 from kleinod.errors import WeightsError
-from kleinod.weights import signatures
+from kleinod.weights import foreign_files
 
 SUFFIX = ".safetensors"
 GGUF_SUFFIX = ".gguf"
@@ -78,11 +78,11 @@ def read_header(path: Path) -> Header:
             raise _not_a_file(path)
         with path.open("rb") as file:
             num_bytes = path.stat().st_size
-            start = file.read(signatures.NUM_BYTES)
+            start = file.read(foreign_files.NUM_BYTES)
             # by what is in it: names lie
             if start[:4] == gguf_header.MAGIC:
                 return gguf_header.parsed(file, num_bytes)
-            other = signatures.recognized(start, num_bytes)
+            other = foreign_files.recognized(start, num_bytes)
             if other:
                 raise Refusal(*other)
             file.seek(8)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kleinod.errors import WeightsError
-from kleinod.weights import recognition
+from kleinod.weights import identify
 from kleinod.weights.headers import TensorEntry, read_header
+from kleinod.weights.identify import Finding
 from kleinod.weights.listing import weight_files
 from kleinod.weights.prefixes import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
-from kleinod.weights.recognition import Finding
 
 # as geometry.py names them
 WANTED = {
@@ -23,7 +23,7 @@ _OPTIONS = {
     TRANSFORMER: "--model",
     TEXT_ENCODER: "--text-encoder",
     AUTOENCODER: "--autoencoder",
-    recognition.CHECKPOINT: "--model",
+    identify.CHECKPOINT: "--model",
 }
 _LORA = "LoRA files are not loaded; give a model into which it is merged"
 
@@ -41,12 +41,12 @@ def check_kind(path: Path, component: str) -> Mapping[str, Mapping[str, TensorEn
     loading says what it lacks.
     """
     entries = read_entries(path)
-    parts = recognition.checkpoint_parts(entries)
-    finding = recognition.recognise(parts.get(component, entries))
+    parts = identify.checkpoint_parts(entries)
+    finding = identify.recognise(parts.get(component, entries))
     if parts and component not in parts:
         raise WeightsError(f"{path}: {finding.notes[0]}, no {component.replace('_', ' ')}")
     is_right = finding.component == component and finding.is_klein
-    if not is_right and finding.component != recognition.UNKNOWN:
+    if not is_right and finding.component != identify.UNKNOWN:
         title = finding.title
         article = "" if title.startswith(("an ", "another ")) else "a "
         raise WeightsError(
@@ -57,7 +57,7 @@ def check_kind(path: Path, component: str) -> Mapping[str, Mapping[str, TensorEn
 
 def _use(finding: Finding, component: str) -> str:
     """How to use what was given as something else."""
-    if finding.component == recognition.LORA:
+    if finding.component == identify.LORA:
         return _LORA
     option = _OPTIONS.get(finding.component)
     if finding.is_klein and option:

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from kleinod.server.tables import Base
+from kleinod.server.job_queue.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,0 +1,1 @@
+"""How a device computes: GEMM, attention, fused epilogues. Knows no model."""

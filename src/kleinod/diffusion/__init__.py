@@ -1,0 +1,1 @@
+"""From a request to images: latents, sigmas, denoising, prompt embeddings, previews."""

@@ -1,0 +1,1 @@
+"""What a model of icons can draw, scored by a judge, and concept removal with its scores."""
