@@ -219,7 +219,7 @@ def _long_lines(text: str) -> list[str]:
 def _dialect(text: str) -> list[str]:
     """Words of the list in prose: no code, no names of files, no settings."""
     prose = re.sub(r"^```.*?^```$|<!-- settings.*?of settings -->", "", text, flags=re.M | re.S)
-    prose = re.sub(r"`[^`]*`|\[[\w/]+\.[ch]\]|\]\([^)]*\)", "", prose)
+    prose = re.sub(r"`[^`]*`|\[[\w/]+\.[ch]\]\([^)]*\)|\]\([^)]*\)", "", prose)
     return [match[0] for match in DIALECT.finditer(prose)]
 
 
