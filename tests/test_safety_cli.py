@@ -32,10 +32,10 @@ def _receipt(path: Path) -> dict[str, Any]:
     return receipt
 
 
-def _assert_moderated(result: Result, moment: str) -> None:
+def _assert_moderated(result: Result, moment: str, *, where: str = "") -> None:
     """Exit status 3 and one line that repeats nothing of the prompt."""
     assert result.exit_code == 3, result.output
-    assert result.stderr.startswith(f"moderated: the {moment} was blocked: ")
+    assert result.stderr.startswith(f"moderated: {where}the {moment} was blocked: ")
     assert result.stderr.count("\n") == 1
     assert "nude" not in result.stderr
 
@@ -83,7 +83,7 @@ def test_stopped_result_is_not_written_and_the_others_are(
     result = _run(
         *("generate", "a fox", "--model", tiny_model, "-n", 3, "--seed", 5, "-o", "a.png", "--json")
     )
-    _assert_moderated(result, "result")
+    _assert_moderated(result, "result", where="image 2 of 3 (seed 6, prompt 'a fox'): ")
     told = json.loads(result.stdout)
     assert [one["seed"] for one in told["images"]] == [5, 7] and told["num_moderated"] == 1
     assert len(list(folder.iterdir())) == 2
