@@ -259,7 +259,7 @@ def test_what_a_filter_stops_is_in_the_log(tmp_path: Path, monkeypatch: pytest.M
     assert events == [stopped, stopped, ("generated", None), ("moderated", "result"), stopped]
     assert entries[0]["prompt_hmac"] == log.hashed("a nude woman") == entries[4]["prompt_hmac"]
     assert "prompt_hmac" not in entries[1] and entries[3]["prompt_hmac"] == log.hashed("a fox")
-    assert entries[0]["categories"] == ["sexual"] and "words 1" in entries[0]["facts"]["filters"]
+    assert entries[0]["categories"] == ["sexual"] and "words 2" in entries[0]["facts"]["filters"]
     assert _problems(log) == ""
 
 

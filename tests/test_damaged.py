@@ -193,7 +193,7 @@ BAD_CONFIGS = [
     ("text_encoder", {"vocab_size": 2**40}, "vocab_size"),
     ("text_encoder", {"num_key_value_heads": 3}, "not a multiple of 3 key-value heads"),
     ("text_encoder", {"head_dim": 15}, "head_dim is 15, not even"),
-    ("text_encoder", {"rope_theta": "x" * 10_000}, "letters\\)"),
+    ("text_encoder", {"rope_theta": "x" * 10_000}, "is 'x{50,100}…; fetch"),
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import kleinod
+from kleinod.diffusion import latents
 from kleinod.diffusion.loading import load_sampler
 from kleinod.diffusion.sampler import Sampler
 from kleinod.engine import (
@@ -279,12 +279,12 @@ def test_what_spoils_one_request_leaves_the_others(
     monkeypatch.setattr(pipeline, "encode_references", spoiled)
     first = Image.new("RGB", (64, 64), (1, 2, 3))
     second = Image.new("RGB", (64, 64), "red")
-    noise = kleinod.latents.sample_noise
+    noise = latents.sample_noise
 
     def spoiled_noise(seeds: list[int], height: int, width: int) -> torch.Tensor:
         return noise(seeds, height, width) * (torch.nan if seeds == [13] else 1)
 
-    monkeypatch.setattr(kleinod.latents, "sample_noise", spoiled_noise)
+    monkeypatch.setattr(latents, "sample_noise", spoiled_noise)
     with Engine(pipeline) as engine:
         bad = submitted(
             engine,

@@ -317,7 +317,7 @@ def test_a_tokenizer_that_is_too_large_is_named(folder: Path) -> None:
     [
         ({"device": "tpu9"}, "device: tpu9"),
         ({"device": "meta"}, "device: meta"),
-        ({"dtype": "int8"}, "dtype: int8"),
+        ({"dtype": "int8"}, "dtype: 'int8'"),
         ({"dtype": "float16"}, "dtype: float16"),
         ({"offload": "half"}, "offload: 'half' is unknown"),
         ({"components": Components(autoencoder="/no/such")}, "autoencoder: /no/such"),
