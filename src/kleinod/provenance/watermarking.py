@@ -8,9 +8,18 @@ difference around, so that neither an edge nor a gradient makes its smooth side 
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kleinod.provenance.pattern import TILE, cover, signs, tile
+from kleinod.provenance.pattern import cover, signs, tile
+from kleinod.provenance.strips import (
+    BLOCK,
+    Floats,
+    Integers,
+    Pixels,
+    add,
+    repeat_across,
+    scaled_strips,
+    smallest_around,
+)
 
 # of an image in which at most GRAIN is the largest second difference, levels, nearly everywhere
 GRAIN, SMOOTH_SHARE = 4, 0.75
@@ -24,52 +33,21 @@ MAX_MEAN_STRENGTH = 2.3
 # how much of the tile the cover holds: on white, black and pure colours, where part of it is cut
 # off, a codec keeps only what is coarse
 COLOUR_SHARE, CLIPPED_SHARE = 1.2, 0.8
-BLOCK = 4
-_GAIN_BITS, _TILE_BITS = 4, 6
-
-Pixels = NDArray[np.uint8]
-Integers = NDArray[np.int16]
-Floats = NDArray[np.float32]
 
 
 def embed(pixels: Pixels, payload: int) -> Pixels:
     """RGB pixels (h, w, 3) with the payload in their luma."""
     height, width = pixels.shape[:2]
-    texture = _smallest_around(_second_difference(pixels))
+    texture = smallest_around(_second_difference(pixels))
     is_smooth = bool(np.mean(texture <= GRAIN) > SMOOTH_SHARE)
     strength = _strength(texture, GRAIN if is_smooth else FLAT)
-    gain = np.rint(strength * 2**_GAIN_BITS).astype(np.int16)
-    wave = _repeat_across(np.rint(tile(payload) * 2**_TILE_BITS).astype(np.int16), width)
-    base = _repeat_across(_base(pixels, payload) if is_smooth else signs(payload), width)
+    base = repeat_across(_base(pixels, payload) if is_smooth else signs(payload), width)
     result = np.empty_like(pixels)
-    for top in range(0, height, TILE):
-        rows = slice(top, min(top + TILE, height))
-        fine = gain[top // BLOCK : -(-rows.stop // BLOCK)]
-        fine = fine.repeat(BLOCK, axis=1).repeat(BLOCK, axis=0)[: rows.stop - top, :width]
-        delta = _scale(fine, wave[: rows.stop - top])
-        start = top % len(base)
-        delta += base[start : start + rows.stop - top]
-        _add(pixels[rows], delta, out=result[rows])
+    for rows, delta in scaled_strips(strength, tile(payload), height, width):
+        start = rows.start % len(base)
+        delta += base[start : start + rows.stop - rows.start]
+        add(pixels[rows], delta, out=result[rows])
     return result
-
-
-def _repeat_across(values: Integers, width: int) -> Integers:
-    return np.tile(values, (1, -(-width // values.shape[1])))[:, :width]
-
-
-def _scale(gain: Integers, wave: Integers) -> Integers:
-    bits = _GAIN_BITS + _TILE_BITS
-    product = gain * wave  # at most 2**15: see the limits of both
-    product += 1 << bits - 1
-    product >>= bits
-    return product
-
-
-def _add(pixels: Pixels, delta: Integers, *, out: Pixels) -> None:
-    # channel by channel: broadcasting over a last axis of three is ten times slower
-    for channel in range(3):
-        total = pixels[..., channel] + delta
-        out[..., channel] = np.clip(total, 0, 255, out=total)
 
 
 def _base(pixels: Pixels, payload: int) -> Integers:
@@ -105,10 +83,3 @@ def _bend(one: Integers, middle: Integers, other: Integers) -> Integers:
     difference -= middle
     difference -= middle
     return difference
-
-
-def _smallest_around(values: Floats) -> Floats:
-    """The minimum of each 3 x 3 neighbourhood: an edge is no texture."""
-    padded = np.pad(values, 1, mode="edge")
-    rows = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
-    return np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
